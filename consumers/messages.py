@@ -1,0 +1,301 @@
+"""The three messages of nametag, as pydantic models: post in, entity event and dead letter out.
+
+The JSON Schemas in `consumers/schemas/` are generated from these models
+(`python -m consumers.messages`); a test keeps them equal.
+"""
+
+import base64
+import json
+import random
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+)
+
+from consumers import tweets, wire
+from consumers.errors import BadMessage, Reason
+from consumers.source import Message, Position
+
+SCHEMA_VERSION: Literal[1] = 1
+
+SCHEMA_FOLDER = Path(__file__).parent / "schemas"
+
+ImageUrl = Annotated[str, StringConstraints(min_length=1)]
+
+ImageChoice = Literal["first", "random"]
+
+
+class WireModel(BaseModel):
+    """A message on the wire: frozen; fields that we don't know are ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Post(WireModel):
+    """A social-media post, as it comes in on the posts topic."""
+
+    id: Annotated[str, StringConstraints(min_length=1, max_length=256)] = Field(
+        description="Names the post; the key of its event. A whole number is taken as its digits."
+    )
+    text: str = Field(description="The caption. May be empty or only white space, but not absent.")
+    image_url: ImageUrl | None = Field(None, description="The post's picture.")
+    image_urls: tuple[ImageUrl, ...] = Field((), description="Its pictures, where there are several.")
+    created_at: AwareDatetime | None = Field(
+        None, description="RFC 3339, or Unix time in seconds. Without an offset: UTC."
+    )
+    source: str | None = Field(None, description="Where the post was made, such as `twitter`.")
+    lang: str | None = Field(None, description="BCP 47 language tag.")
+
+    @field_validator("id", mode="before")
+    @classmethod
+    def _digits(cls, value: object) -> object:
+        return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+    @field_validator("id")
+    @classmethod
+    def _encodable(cls, value: str) -> str:
+        # The id becomes a Kafka key, so it has to be Unicode in full: no half of a surrogate pair.
+        if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+            raise ValueError("holds half of a surrogate pair")
+        return value
+
+    @field_validator("created_at", mode="before")
+    @classmethod
+    def _utc_unless_told(cls, value: object) -> object:
+        if isinstance(value, str) and not value.isdigit():
+            moment = datetime.fromisoformat(value)
+            return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        return value
+
+    def choose_image(self, choice: ImageChoice) -> str | None:
+        """The URL of the picture to look at; `random` is seeded by the id, so a replay chooses the same."""
+        urls = self.image_urls or ((self.image_url,) if self.image_url else ())
+        if not urls:
+            return None
+        return urls[0] if choice == "first" else random.Random(self.id).choice(urls)
+
+
+class Entity(WireModel):
+    """A named entity, and where it stands in the text."""
+
+    type: str = Field(description="PER, LOC, ORG or MISC, or another label of the checkpoint.")
+    text: str = Field(description="The words of the mention: text[start:end].")
+    confidence: float = Field(ge=0, le=1, description="Probability of exactly this span and type.")
+    start: int = Field(ge=0, description="First code point of the mention in the original text.")
+    end: int = Field(ge=0, description="One past its last code point.")
+    start_utf16: int = Field(ge=0, description="`start` in UTF-16 units, as JavaScript and Java count.")
+    end_utf16: int = Field(ge=0, description="`end` in UTF-16 units.")
+
+    @classmethod
+    def cut(cls, text: str, *, type: str, start: int, end: int, confidence: float) -> Self:
+        """The entity at text[start:end], with its UTF-16 offsets."""
+        before = utf16_length(text[:start])
+        mention = text[start:end]
+        return cls(
+            type=type,
+            text=mention,
+            confidence=confidence,
+            start=start,
+            end=end,
+            start_utf16=before,
+            end_utf16=before + utf16_length(mention),
+        )
+
+
+class ImageReport(WireModel):
+    """What became of the post's picture."""
+
+    status: str = Field(description="`used`, `none`, or why the caption was tagged without the picture.")
+    url: str | None = Field(None, description="The picture that was chosen.")
+    digest: str | None = Field(None, description="SHA-256 of the pixels looked at, in hexadecimal.")
+    attention: tuple[tuple[float, ...], ...] | None = Field(
+        None,
+        description="Where the tagger looked: 7 rows of 7 weights, top left first; they add up to 1.",
+    )
+
+
+class CheckpointName(WireModel):
+    """The checkpoint that tagged the post."""
+
+    id: str
+    variant: str
+
+
+class PositionReport(WireModel):
+    """Where a message stood on its topic."""
+
+    topic: str
+    partition: int = Field(ge=0)
+    offset: int = Field(ge=0)
+
+    @classmethod
+    def of(cls, position: Position) -> Self:
+        """The same position, as it is written in messages."""
+        partition = position.partition
+        return cls(topic=partition.topic, partition=partition.number, offset=position.offset)
+
+
+class EntityEvent(WireModel):
+    """A tagged post, as it goes out on the entities topic under the post's id as its key."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    id: str
+    source: str | None = None
+    lang: str | None = None
+    created_at: AwareDatetime | None = None
+    tagged_at: AwareDatetime
+    text: str | None = Field(None, description="The post's original text; absent with include_text = false.")
+    entities: tuple[Entity, ...] = ()
+    image: ImageReport
+    checkpoint: CheckpointName
+    position: PositionReport = Field(description="Where the post stood on its topic.")
+
+    def to_json(self) -> bytes:
+        """One line of JSON, as in `schemas/entity_event.schema.json`."""
+        return wire.dumps(self.model_dump(exclude_none=True))
+
+
+class DeadLetter(WireModel):
+    """A message that could not be tagged.
+
+    On Kafka the original bytes are the value and the other fields are headers, so that the
+    letter can be put back as it was; a JSONL file has this record.
+    """
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    reason: Reason
+    detail: str = Field(description="What was wrong, in a sentence.")
+    position: PositionReport
+    key_base64: str | None = None
+    value_base64: str | None = Field(None, description="The original bytes.")
+    failed_at: AwareDatetime
+
+    @classmethod
+    def of(cls, message: Message, reason: Reason, detail: str) -> Self:
+        """The dead letter for `message`, failed now."""
+        return cls(
+            reason=reason,
+            detail=detail,
+            position=PositionReport.of(message.position),
+            key_base64=_base64(message.key),
+            value_base64=_base64(message.value),
+            failed_at=datetime.now(UTC),
+        )
+
+    @property
+    def key(self) -> bytes | None:
+        """The key of the message as it came."""
+        return None if self.key_base64 is None else base64.b64decode(self.key_base64)
+
+    @property
+    def value(self) -> bytes | None:
+        """The value of the message as it came."""
+        return None if self.value_base64 is None else base64.b64decode(self.value_base64)
+
+    @property
+    def headers(self) -> tuple[tuple[str, bytes], ...]:
+        """The Kafka headers: reason, detail and position, each as text in UTF-8."""
+        position = self.position
+        fields = {
+            "nametag-schema": "dead_letter",
+            "nametag-schema-version": str(self.schema_version),
+            "nametag-reason": self.reason,
+            "nametag-detail": self.detail,
+            "nametag-topic": position.topic,
+            "nametag-partition": str(position.partition),
+            "nametag-offset": str(position.offset),
+            "nametag-failed-at": self.failed_at.isoformat(),
+        }
+        return tuple((name, text.encode("utf-8", "backslashreplace")) for name, text in fields.items())
+
+    def to_json(self) -> bytes:
+        """One line of JSON, as in `schemas/dead_letter.schema.json`."""
+        return wire.dumps(self.model_dump(exclude_none=True))
+
+
+EVENT_HEADERS = (
+    ("nametag-schema", b"entity_event"),
+    ("nametag-schema-version", str(SCHEMA_VERSION).encode()),
+)
+
+
+def utf16_length(text: str) -> int:
+    """The length of `text` in UTF-16 units."""
+    if text.isascii():
+        return len(text)
+    return len(text) + sum(character > "\uffff" for character in text)
+
+
+def read_post(message: Message, *, max_bytes: int) -> Post:
+    """The post in `message`: JSON of our schema, or a v1.1 tweet. Raises `BadMessage` with the reason."""
+    if message.value is None:
+        raise BadMessage(Reason.EMPTY, "the message has no value")
+    if len(message.value) > max_bytes:
+        raise BadMessage(
+            Reason.TOO_LARGE, f"the message exceeds the limit of {max_bytes} bytes (max_post_bytes)"
+        )
+    body = _read_object(message.value)
+    if kind := tweets.control_kind(body):
+        raise BadMessage(Reason.NOT_A_POST, f"it is a stream's {kind} notice, not a post")
+    fields = tweets.post_fields(body) if tweets.is_tweet(body) else body
+    if fields.get("text") is None:
+        raise BadMessage(Reason.NO_TEXT, "the post has no text; send an empty one for a picture alone")
+    try:
+        return Post.model_validate(fields)
+    except ValidationError as error:
+        raise BadMessage(Reason.NOT_A_POST, _explain(error)) from error
+
+
+def _read_object(data: bytes) -> dict[str, Any]:
+    try:
+        body = wire.loads(data)
+    except ValueError as error:
+        # The parser's own words may quote the input, which must not reach a log: only the place does.
+        where = f" at character {error.pos}" if hasattr(error, "pos") else ""
+        raise BadMessage(Reason.NOT_JSON, f"the message is no JSON in UTF-8{where}") from error
+    if not isinstance(body, dict):
+        raise BadMessage(Reason.NOT_A_POST, f"a JSON object was expected, not {type(body).__name__}")
+    return body
+
+
+def _explain(error: ValidationError) -> str:
+    problems = (
+        f"{'.'.join(str(step) for step in problem['loc'])}: {problem['msg']}"
+        for problem in error.errors(include_url=False, include_input=False)
+    )
+    return "; ".join(problems)[:500]
+
+
+def _base64(data: bytes | None) -> str | None:
+    return None if data is None else base64.b64encode(data).decode("ascii")
+
+
+def json_schemas() -> dict[str, dict[str, Any]]:
+    """The JSON Schema (2020-12) of each message, by file name."""
+    models: dict[str, tuple[type[WireModel], Literal["validation", "serialization"]]] = {
+        "post.schema.json": (Post, "validation"),
+        "entity_event.schema.json": (EntityEvent, "serialization"),
+        "dead_letter.schema.json": (DeadLetter, "serialization"),
+    }
+    dialect = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+    return {name: dialect | model.model_json_schema(mode=mode) for name, (model, mode) in models.items()}
+
+
+def write_schemas(folder: Path = SCHEMA_FOLDER) -> None:
+    """Write the schemas into `folder`, as they are checked in."""
+    folder.mkdir(exist_ok=True)
+    for name, schema in json_schemas().items():
+        (folder / name).write_text(json.dumps(schema, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write_schemas()

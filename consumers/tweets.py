@@ -1,0 +1,95 @@
+"""Tweet objects of Twitter's v1.1 API, of whatever year, read as posts."""
+
+import html
+from datetime import UTC, datetime
+from typing import Any
+
+from consumers.errors import BadMessage, Reason
+
+TWITTER_TIME = "%a %b %d %H:%M:%S %z %Y"
+
+_CONTROL_KEYS = frozenset(
+    {
+        "delete",
+        "disconnect",
+        "friends",
+        "limit",
+        "scrub_geo",
+        "status_withheld",
+        "user_withheld",
+        "warning",
+    }
+)
+
+
+def is_tweet(body: dict[str, Any]) -> bool:
+    """Whether `body` is a v1.1 tweet rather than a post of our own schema."""
+    return "id_str" in body or ("user" in body and "entities" in body)
+
+
+def control_kind(body: dict[str, Any]) -> str | None:
+    """The kind of a stream's control message (`delete`, `limit`, …), None for anything else."""
+    if len(body) == 1:
+        (key,) = body
+        if key in _CONTROL_KEYS:
+            return key
+    return None
+
+
+def post_fields(tweet: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a post, from a tweet.
+
+    The text is the one that Twitter shows: the long one where there is one, with its HTML entities
+    (`&amp;`, `&lt;`, `&gt;`) turned back. Photos of a retweet may stand only in the original.
+    """
+    whole = _nested(tweet, "extended_tweet") or tweet
+    text = whole.get("full_text") or whole.get("text") or tweet.get("text")
+    fields: dict[str, Any] = {
+        "id": tweet.get("id_str") or tweet.get("id"),
+        "image_urls": _photo_urls(tweet),
+        "lang": tweet.get("lang"),
+        "source": "twitter",
+        "created_at": _time(tweet.get("created_at")),
+    }
+    if isinstance(text, str):
+        fields["text"] = html.unescape(text) if "&" in text else text
+    return fields
+
+
+def _photo_urls(tweet: dict[str, Any]) -> list[str]:
+    original = _nested(tweet, "retweeted_status")
+    for status in (tweet, original):
+        if status is None:
+            continue
+        for holder in (_nested(status, "extended_tweet"), status):
+            urls = _media_urls(holder) if holder is not None else []
+            if urls:
+                return urls
+    return []
+
+
+def _media_urls(holder: dict[str, Any]) -> list[str]:
+    # `extended_entities` lists all photos, `entities` only the first.
+    for name in ("extended_entities", "entities"):
+        media = (_nested(holder, name) or {}).get("media")
+        photos = [item for item in media or () if isinstance(item, dict) and item.get("type") == "photo"]
+        urls = [item.get("media_url_https") or item.get("media_url") for item in photos]
+        if found := [url for url in urls if isinstance(url, str)]:
+            return found
+    return []
+
+
+def _nested(body: dict[str, Any], key: str) -> dict[str, Any] | None:
+    value = body.get(key)
+    return value if isinstance(value, dict) else None
+
+
+def _time(value: object) -> datetime | object:
+    if not isinstance(value, str):
+        return value
+    try:
+        return datetime.strptime(value, TWITTER_TIME).astimezone(UTC)
+    except ValueError as error:
+        raise BadMessage(
+            Reason.NOT_A_POST, f"created_at: {value[:60]!r} is not a time as Twitter writes it"
+        ) from error

@@ -1,0 +1,197 @@
+"""What is read as a post, what becomes a dead letter, and what goes out."""
+
+import json
+from datetime import UTC, datetime
+
+import jsonschema
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from consumers import wire
+from consumers.errors import BadMessage, Reason
+from consumers.messages import (
+    SCHEMA_FOLDER,
+    CheckpointName,
+    DeadLetter,
+    Entity,
+    EntityEvent,
+    ImageReport,
+    PositionReport,
+    Post,
+    json_schemas,
+    read_post,
+    utf16_length,
+)
+from consumers.source import Message, Partition, Position
+
+POSITION = Position(Partition("posts", 3), 17)
+
+
+def read(value: bytes | None, max_bytes: int = 10_000) -> Post:
+    return read_post(Message(position=POSITION, value=value), max_bytes=max_bytes)
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (None, Reason.EMPTY),
+        (b" " * 10_001, Reason.TOO_LARGE),
+        (b"", Reason.NOT_JSON),
+        (b"{", Reason.NOT_JSON),
+        (b"\xff\xfe", Reason.NOT_JSON),
+        (b'{"id": 1, "text": NaN}', Reason.NOT_JSON),
+        (b'{"id": 1, "text": "\\ud83d", "n": NaN}', Reason.NOT_JSON),
+        (b"[" * 9_000, Reason.NOT_JSON),
+        (b"[" * 9_000 + b'"\\ud83d"', Reason.NOT_JSON),
+        (b"[1]", Reason.NOT_A_POST),
+        (b"3", Reason.NOT_A_POST),
+        (b'{"text": "no id"}', Reason.NOT_A_POST),
+        (b'{"id": "", "text": "empty id"}', Reason.NOT_A_POST),
+        (b'{"id": true, "text": "a truth as id"}', Reason.NOT_A_POST),
+        (b'{"id": "\\ud83d", "text": "half an emoji as id"}', Reason.NOT_A_POST),
+        (b'{"id": 1, "text": 5}', Reason.NOT_A_POST),
+        (b'{"id": 1, "text": "a", "image_url": 5}', Reason.NOT_A_POST),
+        (b'{"id": 1, "text": "a", "created_at": "yesterday"}', Reason.NOT_A_POST),
+        (b'{"delete": {"status": {"id": 1}}}', Reason.NOT_A_POST),
+        (b'{"id": 1}', Reason.NO_TEXT),
+        (b'{"id": 1, "text": null}', Reason.NO_TEXT),
+    ],
+)
+def test_a_bad_message_has_its_reason(value: bytes | None, reason: Reason) -> None:
+    """Each kind of bad message is refused with its own reason and a sentence."""
+    with pytest.raises(BadMessage) as caught:
+        read(value)
+    assert caught.value.reason is reason
+    assert str(caught.value)
+
+
+def test_the_sentence_does_not_quote_the_post() -> None:
+    """Captions don't leak through error messages into headers and logs."""
+    with pytest.raises(BadMessage) as caught:
+        read(b'{"id": 1, "text": {"secret-caption": 1}}')
+    assert "secret-caption" not in str(caught.value)
+
+
+def test_white_space_is_a_caption() -> None:
+    """A caption of white space, and an empty one, are posts."""
+    assert read(b'{"id": 7, "text": " \\n "}').text == " \n "
+    assert read(b'{"id": 7, "text": ""}').id == "7"
+
+
+def test_lone_surrogates_come_through() -> None:
+    """Half an emoji in the text is kept as it came, in and out."""
+    post = read(b'{"id": "1", "text": "caf\\ud83d in Paris"}')
+    assert post.text == "caf\ud83d in Paris"
+    event = _event(post.text, Entity.cut(post.text, type="LOC", start=8, end=13, confidence=0.5))
+    out = json.loads(event.to_json())
+    assert out["text"] == post.text
+    assert out["entities"][0]["text"] == "Paris"
+
+
+@pytest.mark.parametrize(
+    "created_at",
+    ['"2021-01-01T17:29:00Z"', '"2021-01-01T17:29:00"', "1609522140", '"1609522140"',
+     '"2021-01-01T18:29:00+01:00"'],
+)  # fmt: skip
+def test_times_are_understood(created_at: str) -> None:
+    """RFC 3339 with and without an offset, and Unix time, name the same moment."""
+    post = read(b'{"id": 1, "text": "a", "created_at": %s}' % created_at.encode())
+    assert post.created_at == datetime(2021, 1, 1, 17, 29, tzinfo=UTC)
+
+
+def test_the_random_image_is_the_same_in_a_replay() -> None:
+    """A choice among several images depends on the post's id alone."""
+    urls = tuple(f"http://h/{n}" for n in range(8))
+    posts = [Post(id=str(n), text="", image_urls=urls) for n in range(50)]
+    chosen = [post.choose_image("random") for post in posts]
+    assert chosen == [post.choose_image("random") for post in posts]
+    assert len(set(chosen)) > 4
+    assert {post.choose_image("first") for post in posts} == {"http://h/0"}
+
+
+def test_a_tweet_is_taken_as_it_is() -> None:
+    """A v1.1 tweet gives the long text, unescaped, its photo and its time in UTC."""
+    tweet = {
+        "id_str": "99",
+        "id": 99,
+        "text": "short…",
+        "created_at": "Fri Jan 01 17:29:00 +0000 2021",
+        "lang": "en",
+        "user": {},
+        "entities": {},
+        "extended_tweet": {
+            "full_text": "R&amp;D in Paris",
+            "extended_entities": {
+                "media": [
+                    {"type": "video", "media_url_https": "https://v"},
+                    {"type": "photo", "media_url_https": "https://p/1.jpg"},
+                    {"type": "photo", "media_url_https": "https://p/2.jpg"},
+                ]
+            },
+        },
+    }
+    post = read(json.dumps(tweet).encode())
+    assert (post.id, post.text, post.source) == ("99", "R&D in Paris", "twitter")
+    assert post.image_urls == ("https://p/1.jpg", "https://p/2.jpg")
+    assert post.created_at == datetime(2021, 1, 1, 17, 29, tzinfo=UTC)
+
+
+def test_a_retweets_photo_may_stand_in_the_original() -> None:
+    """A retweet without media of its own shows the original's photo."""
+    media = {"media": [{"type": "photo", "media_url": "http://p/1.jpg"}]}
+    tweet = {"id_str": "1", "text": "RT", "retweeted_status": {"id_str": "0", "entities": media}}
+    assert read(json.dumps(tweet).encode()).image_urls == ("http://p/1.jpg",)
+
+
+@given(st.text(max_size=40), st.data())
+def test_an_entity_is_cut_in_both_units(text: str, data: st.DataObject) -> None:
+    """Code points and UTF-16 units name the same words of any text."""
+    start = data.draw(st.integers(0, len(text)))
+    end = data.draw(st.integers(start, len(text)))
+    entity = Entity.cut(text, type="PER", start=start, end=end, confidence=1.0)
+    units = text.encode("utf-16-le", "surrogatepass")
+    cut = units[2 * entity.start_utf16 : 2 * entity.end_utf16]
+    assert cut.decode("utf-16-le", "surrogatepass") == entity.text == text[start:end]
+    assert utf16_length(text) * 2 == len(units)
+
+
+@given(st.recursive(st.none() | st.booleans() | st.text(), lambda inner: st.lists(inner, max_size=3)))
+def test_json_comes_back(value: object) -> None:
+    """What is written is read again, lone surrogates included, and the bytes are UTF-8."""
+    data = wire.dumps(value)
+    data.decode("utf-8")
+    assert wire.loads(data) == value
+
+
+def test_events_and_dead_letters_keep_their_schemas() -> None:
+    """An event and a dead letter validate against the schemas that the project ships."""
+    event = _event("x", Entity.cut("x", type="PER", start=0, end=1, confidence=0.5))
+    letter = DeadLetter.of(Message(position=POSITION, value=b"\xff", key=b"k"), Reason.NOT_JSON, "no JSON")
+    _validate(json.loads(event.to_json()), "entity_event.schema.json")
+    _validate(json.loads(letter.to_json()), "dead_letter.schema.json")
+    assert (letter.key, letter.value) == (b"k", b"\xff")
+    assert dict(letter.headers)["nametag-offset"] == b"17"
+
+
+def test_the_schemas_are_those_of_the_code() -> None:
+    """The checked-in schemas are equal to what the models generate (`make schemas`)."""
+    for name, schema in json_schemas().items():
+        assert json.loads((SCHEMA_FOLDER / name).read_text(encoding="utf-8")) == schema
+
+
+def _event(text: str, *entities: Entity) -> EntityEvent:
+    return EntityEvent(
+        id="1",
+        tagged_at=datetime.now(UTC),
+        text=text,
+        entities=entities,
+        image=ImageReport(status="none"),
+        checkpoint=CheckpointName(id="c", variant="attention_gate"),
+        position=PositionReport.of(POSITION),
+    )
+
+
+def _validate(instance: object, name: str) -> None:
+    schema = json.loads((SCHEMA_FOLDER / name).read_text(encoding="utf-8"))
+    jsonschema.Draft202012Validator(schema).validate(instance)
