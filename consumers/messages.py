@@ -240,9 +240,7 @@ def read_post(message: Message, *, max_bytes: int) -> Post:
     if message.value is None:
         raise BadMessage(Reason.EMPTY, "the message has no value")
     if len(message.value) > max_bytes:
-        raise BadMessage(
-            Reason.TOO_LARGE, f"the message exceeds the limit of {max_bytes} bytes (max_post_bytes)"
-        )
+        raise BadMessage(Reason.TOO_LARGE, f"the message exceeds the limit of {max_bytes} bytes (max_post_bytes)")
     body = _read_object(message.value)
     if kind := tweets.control_kind(body):
         raise BadMessage(Reason.NOT_A_POST, f"it is a stream's {kind} notice, not a post")

@@ -90,6 +90,4 @@ def _time(value: object) -> datetime | object:
     try:
         return datetime.strptime(value, TWITTER_TIME).astimezone(UTC)
     except ValueError as error:
-        raise BadMessage(
-            Reason.NOT_A_POST, f"created_at: {value[:60]!r} is not a time as Twitter writes it"
-        ) from error
+        raise BadMessage(Reason.NOT_A_POST, f"created_at: {value[:60]!r} is not a time as Twitter writes it") from error

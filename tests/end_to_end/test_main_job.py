@@ -1,0 +1,304 @@
+"""The main job on real parts: posts through Kafka, Redis and two workers come out as entity events."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+import zipfile
+from bz2 import decompress
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+
+from consumers.messages import SCHEMA_FOLDER
+
+NAMETAG = (sys.executable, "-m", "worker.cli")
+
+
+class Worker:
+    """A worker in a process of its own, with its log read as it comes."""
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        self.process = subprocess.Popen(
+            [*NAMETAG, "worker"],
+            env={**_clean_environment(), "NAMETAG_SERVER__PORT": "0", **environment},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.log: list[str] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        self.log.extend(iter(self.process.stderr.readline, ""))
+
+    @property
+    def address(self) -> str:
+        """The address of the worker's server, once it listens."""
+        return _until(lambda: re.search(r"address=(\S+)", "".join(self.log)), self.told)[1]
+
+    def told(self) -> str:
+        return "".join(self.log[-30:])
+
+    def get(self, path: str) -> str:
+        with urllib.request.urlopen(self.address + path, timeout=5) as response:
+            return str(response.read().decode())
+
+    def metric(self, name: str) -> float:
+        """The sum over all labels of a metric."""
+        lines = re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", self.get("/metrics"), re.MULTILINE)
+        return sum(map(float, lines))
+
+    def wait_ready(self) -> None:
+        def is_ready() -> bool:
+            try:
+                return self.get("/readyz") == "ready\n"
+            except OSError:
+                return False
+
+        _until(is_ready, self.told)
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout=60)
+
+
+@contextmanager
+def running(environment: dict[str, str], count: int = 1) -> Iterator[list[Worker]]:
+    workers = [Worker(environment) for _ in range(count)]
+    try:
+        yield workers
+    finally:
+        for worker in workers:
+            if worker.process.poll() is None:
+                worker.process.kill()
+                worker.process.wait()
+
+
+@pytest.fixture
+def environment(kafka_bootstrap: str, redis_url: str, topics: Any) -> dict[str, str]:
+    """The variables of a worker on fresh topics."""
+    return {
+        "NAMETAG_KAFKA__BOOTSTRAP_SERVERS": kafka_bootstrap,
+        "NAMETAG_KAFKA__POSTS_TOPIC": topics.posts,
+        "NAMETAG_KAFKA__ENTITIES_TOPIC": topics.entities,
+        "NAMETAG_KAFKA__DEAD_LETTERS_TOPIC": topics.dead_letters,
+        "NAMETAG_KAFKA__GROUP_ID": f"group-{topics.posts}",
+        "NAMETAG_REDIS__URL": redis_url,
+    }
+
+
+@pytest.fixture
+def picture_host(shared_data: Path) -> Iterator[str]:
+    """A loopback server of the 29 photographs; gives its origin."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *arguments: object) -> None:
+            pass
+
+    folder = shared_data / "mner" / "tweet_images_subset" / "images"
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_500_real_posts_two_workers(
+    environment: dict[str, str], topics: Any, kafka_bootstrap: str, picture_host: str, shared_data: Path
+) -> None:
+    """500 real posts and 29 photographed ones: an event each, none twice, in order, spans exact."""
+    posts = _photographed(shared_data, picture_host) + _archived(shared_data, picture_host, 500)
+    environment["NAMETAG_IMAGES__ALLOW_ORIGINS"] = json.dumps([picture_host])
+    with running(environment, count=2) as workers:
+        for worker in workers:
+            worker.wait_ready()
+        sent = _send(kafka_bootstrap, topics.posts, posts)
+        events = _receive(kafka_bootstrap, topics.entities, len(posts), workers)
+        _until(lambda: sum(w.metric("nametag_posts_total") for w in workers) == len(posts), workers[0].told)
+        assert all(worker.metric("nametag_posts_total") > 0 for worker in workers), "one worker did it all"
+        assert sum(w.metric("nametag_posts_received_total") for w in workers) == len(posts)
+        assert [worker.stop() for worker in workers] == [0, 0]
+    assert not _receive(kafka_bootstrap, topics.dead_letters, 0, workers)
+
+    schema = json.loads((SCHEMA_FOLDER / "entity_event.schema.json").read_text())
+    validator = jsonschema.Draft202012Validator(schema)
+    bodies = [json.loads(record.value) for record in events]
+    for record, body in zip(events, bodies, strict=True):
+        validator.validate(body)
+        assert record.key.decode() == body["id"]
+        assert dict(record.headers)["nametag-schema"] == b"entity_event"
+        units = body["text"].encode("utf-16-le", "surrogatepass")
+        for entity in body["entities"]:
+            assert body["text"][entity["start"] : entity["end"]] == entity["text"]
+            cut = units[2 * entity["start_utf16"] : 2 * entity["end_utf16"]]
+            assert cut.decode("utf-16-le", "surrogatepass") == entity["text"]
+    positions = [(body["position"]["partition"], body["position"]["offset"]) for body in bodies]
+    assert sorted(positions) == sorted(sent)
+    assert len(set(positions)) == len(posts) >= 500
+    # Post ids may repeat in an archive; a key decides the partition out, so order is per key there.
+    by_source: dict[tuple[int, int], list[int]] = {}
+    for record, (partition_in, offset) in zip(events, positions, strict=True):
+        by_source.setdefault((record.partition, partition_in), []).append(offset)
+    assert all(offsets == sorted(offsets) for offsets in by_source.values())
+    used = [body for body in bodies if body["image"]["status"] == "used"]
+    assert len(used) >= 29, {body["image"]["status"] for body in bodies}
+
+
+def test_bad_messages_have_their_reasons(environment: dict[str, str], topics: Any, kafka_bootstrap: str) -> None:
+    """Never a crash, never silence: each bad message is a dead letter, the good one an event."""
+    bad = {
+        b"no json": b"not_json",
+        b'"text"': b"not_a_post",
+        b'{"id": "1"}': b"no_text",
+        b'{"id": "1", "text": "' + b"x" * 300_000 + b'"}': b"too_large",
+    }
+    good = [
+        b'{"id": "blank", "text": "  \\n "}',
+        b'{"id": "half", "text": "half an emoji \\ud83d in Paris"}',
+        b'{"id": "lost", "text": "Paris", "image_url": "http://127.0.0.1:9/x.jpg"}',
+    ]
+    with running(environment) as (worker,):
+        worker.wait_ready()
+        _send(kafka_bootstrap, topics.posts, [*bad, *good])
+        letters = _receive(kafka_bootstrap, topics.dead_letters, len(bad), [worker])
+        events = _receive(kafka_bootstrap, topics.entities, len(good), [worker])
+        assert worker.stop() == 0
+    assert {record.value: dict(record.headers)["nametag-reason"] for record in letters} == bad
+    bodies = {body["id"]: body for body in (json.loads(record.value) for record in events)}
+    assert bodies["blank"]["entities"] == []
+    assert bodies["half"]["text"] == "half an emoji \ud83d in Paris"
+    assert bodies["lost"]["image"]["status"] == "blocked_address"
+
+
+def test_what_was_not_committed_is_read_again(environment: dict[str, str], topics: Any, kafka_bootstrap: str) -> None:
+    """A worker stopped with SIGTERM under load and started again leaves no post out and none twice."""
+    posts = [json.dumps({"id": str(n), "text": f"post {n} from Paris"}).encode() for n in range(2000)]
+    with running(environment) as (first,):
+        first.wait_ready()
+        _send(kafka_bootstrap, topics.posts, posts)
+        _until(lambda: first.metric("nametag_posts_total") > 100, first.told)
+        assert first.stop() == 0
+    with running(environment) as (second,):
+        second.wait_ready()
+        events = _receive(kafka_bootstrap, topics.entities, len(posts), [second])
+        assert second.stop() == 0
+    ids = [json.loads(record.value)["id"] for record in events]
+    assert sorted(ids, key=int) == [str(n) for n in range(2000)]
+
+
+@pytest.mark.parametrize(
+    ("variables", "told"),
+    [
+        ({"NAMETAG_KAFKA__BOOTSTRAP_SERVERS": "127.0.0.1:9"}, "127.0.0.1:9"),
+        ({"NAMETAG_CHECKPOINT": "no/such.safetensors"}, "no/such.safetensors"),
+        ({"NAMETAG_BATCH__MAX_POSTS": "0"}, "batch.max_posts"),
+    ],
+)
+def test_what_is_missing_is_said_in_one_sentence(variables: dict[str, str], told: str) -> None:
+    """No broker, no checkpoint, a wrong setting: one sentence with what to do, and a non-zero exit."""
+    done = subprocess.run(
+        [*NAMETAG, "worker"],
+        env={**_clean_environment(), "NAMETAG_SERVER__PORT": "0", **variables},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("nametag: ") and told in last
+    assert "Traceback" not in done.stderr
+
+
+def _photographed(shared_data: Path, origin: str) -> list[bytes]:
+    """The 29 tweets whose photographs are at hand, their tokens joined by spaces."""
+    folder = shared_data / "mner" / "tweet_images_subset"
+    texts: dict[str, str] = {}
+    for path in folder.glob("*.txt"):
+        for block in path.read_text(encoding="utf-8").split("IMGID:")[1:]:
+            image_id, *lines = block.strip().splitlines()
+            texts[image_id] = " ".join(line.split("\t")[0] for line in lines if line.strip())
+    index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+    return [
+        json.dumps(
+            {
+                "id": f"photo-{item['imgid']}",
+                "text": texts[item["imgid"]],
+                "image_url": f"{origin}/{Path(item['file']).name}",
+            }
+        ).encode()
+        for item in index
+    ]
+
+
+def _archived(shared_data: Path, origin: str, count: int) -> list[bytes]:
+    """Tweets of the real minute, untouched but for their photos' addresses, which lead to loopback."""
+    names = sorted(path.name for path in (shared_data / "mner" / "tweet_images_subset" / "images").iterdir())
+    tweets: list[bytes] = []
+    with zipfile.ZipFile(shared_data / "archive" / "twitter-stream-2021-01-01.zip") as archive:
+        for member in archive.namelist():
+            if not member.endswith(".bz2"):
+                continue
+            for line in decompress(archive.read(member)).splitlines():
+                if line.startswith(b'{"created_at"') and len(tweets) < count:
+                    name = names[len(tweets) % len(names)]
+                    url = f"{origin}/{name}".replace("/", r"\/").encode()
+                    photo = rb'https?:(?:\\/|/){2}pbs\.twimg\.com(?:\\/|/)media(?:\\/|/)[^"]+'
+                    tweets.append(re.sub(photo, url.replace(b"\\", rb"\\"), line))
+    return tweets
+
+
+def _send(bootstrap: str, topic: str, values: list[bytes]) -> list[tuple[int, int]]:
+    """Send `values` round the four partitions; gives where each stands."""
+    producer = KafkaProducer(bootstrap_servers=bootstrap)
+    futures = [producer.send(topic, value=value, partition=n % 4) for n, value in enumerate(values)]
+    producer.flush()
+    sent = [future.get(timeout=30) for future in futures]
+    producer.close()
+    return [(metadata.partition, metadata.offset) for metadata in sent]
+
+
+def _receive(bootstrap: str, topic: str, count: int, workers: list[Worker]) -> list[Any]:
+    """All records of `topic`, once there are `count` and half a second has brought no more."""
+    consumer = KafkaConsumer(bootstrap_servers=bootstrap, auto_offset_reset="earliest")
+    consumer.assign([TopicPartition(topic, n) for n in consumer.partitions_for_topic(topic)])
+    records: list[Any] = []
+    deadline = time.monotonic() + 180
+    while time.monotonic() < deadline:
+        new = [record for batch in consumer.poll(timeout_ms=500).values() for record in batch]
+        records += new
+        if not new and len(records) >= count:
+            break
+        failed = [worker for worker in workers if worker.process.poll() not in (None, 0)]
+        assert not failed, failed[0].told()
+    consumer.close()
+    assert len(records) == count, f"{len(records)} of {count} on {topic}\n" + workers[0].told()
+    return records
+
+
+def _until(ready: Any, told: Any, seconds: float = 60) -> Any:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if result := ready():
+            return result
+        time.sleep(0.05)
+    raise AssertionError(f"not within {seconds:g} s\n{told()}")
+
+
+def _clean_environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith("NAMETAG_")}

@@ -1,0 +1,253 @@
+"""`KafkaSource` against a real broker."""
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from kafka import KafkaProducer
+
+from consumers.errors import SourceUnavailable
+from consumers.kafka import KafkaConnection, KafkaSource, KafkaSourceConfig
+from consumers.source import Message, Offsets, Partition
+
+Make = Callable[..., KafkaSource]
+
+
+@pytest.fixture
+def make_source(kafka_bootstrap: str, topics: Any) -> Make:
+    """Makes members of one group, which no other test knows."""
+    group = f"group-{uuid4().hex[:8]}"
+
+    def make(**changes: Any) -> KafkaSource:
+        settings = {"topic": topics.posts, "group_id": group, "session_timeout_ms": 6000}
+        return KafkaSource(
+            KafkaConnection(bootstrap_servers=(kafka_bootstrap,)),
+            KafkaSourceConfig(**{**settings, **changes}),
+        )
+
+    return make
+
+
+@pytest.fixture
+def send(kafka_bootstrap: str, topics: Any) -> Iterator[Callable[[int], None]]:
+    """Sends so many posts, dealt out over the partitions."""
+    producer = KafkaProducer(bootstrap_servers=kafka_bootstrap)
+
+    def send_posts(number: int) -> None:
+        for i in range(number):
+            producer.send(topics.posts, b"%d" % i, partition=i % topics.num_partitions)
+        producer.flush(timeout=10)
+
+    yield send_posts
+    producer.close(timeout=5)
+
+
+async def nothing_to_commit(_partitions: frozenset[Partition]) -> Offsets:
+    return {}
+
+
+async def receive(source: KafkaSource, number: int) -> list[Message]:
+    messages: list[Message] = []
+    async with asyncio.timeout(20):
+        while len(messages) < number:
+            messages += await source.receive()
+    return messages
+
+
+def next_offsets(messages: Sequence[Message]) -> dict[Partition, int]:
+    return {m.position.partition: m.position.offset + 1 for m in messages}
+
+
+def test_receives_each_partition_in_order(make_source: Make, send: Callable[[int], None]) -> None:
+    """Every post comes once, each partition's by rising offsets, in its first epoch."""
+
+    async def run() -> list[Message]:
+        source = make_source()
+        await source.start(nothing_to_commit)
+        try:
+            return await receive(source, 100)
+        finally:
+            await source.close()
+
+    send(100)
+    messages = asyncio.run(run())
+    assert sorted(int(m.value or b"") for m in messages) == list(range(100))
+    for partition in {m.position.partition for m in messages}:
+        offsets = [m.position.offset for m in messages if m.position.partition == partition]
+        assert offsets == list(range(25))
+    assert {m.epoch for m in messages} == {1}
+
+
+def test_resumes_after_the_commit(make_source: Make, send: Callable[[int], None]) -> None:
+    """A second start reads what came after the commit, and nothing from before it."""
+
+    async def run() -> list[Message]:
+        first = make_source()
+        await first.start(nothing_to_commit)
+        await first.commit(next_offsets(await receive(first, 40)))
+        await first.close()
+        send(8)
+        second = make_source()
+        await second.start(nothing_to_commit)
+        try:
+            return await receive(second, 8)
+        finally:
+            await second.close()
+
+    send(40)
+    assert {m.position.offset for m in asyncio.run(run())} == {10, 11}
+
+
+def test_commits_what_the_revoke_listener_returns(make_source: Make, send: Callable[[int], None]) -> None:
+    """Leaving the group asks for the finished offsets and commits them."""
+
+    async def run() -> list[Message]:
+        first = make_source()
+        finished: dict[Partition, int] = {}
+
+        async def give_up(partitions: frozenset[Partition]) -> Offsets:
+            return {p: finished[p] for p in partitions}
+
+        await first.start(give_up)
+        finished.update(next_offsets(await receive(first, 40)))
+        await first.close()
+        send(4)
+        second = make_source()
+        await second.start(nothing_to_commit)
+        try:
+            return await receive(second, 4)
+        finally:
+            await second.close()
+
+    send(40)
+    assert {m.position.offset for m in asyncio.run(run())} == {10}
+
+
+def test_two_members_share_the_partitions(make_source: Make, send: Callable[[int], None]) -> None:
+    """A second member takes half; the first is asked, may commit while asked, and reads on."""
+
+    async def run() -> tuple[set[Partition], list[Message], list[Message]]:
+        first, second = make_source(), make_source()
+        revoked: set[Partition] = set()
+        gone = asyncio.Event()
+        done: dict[Partition, int] = {}
+
+        async def give_up(partitions: frozenset[Partition]) -> Offsets:
+            await first.commit(done)  # must not wait for the poll that waits for us
+            revoked.update(partitions)
+            gone.set()
+            return {p: done[p] for p in partitions}
+
+        await first.start(give_up)
+        done.update(next_offsets(await receive(first, 40)))
+        await second.start(nothing_to_commit)
+        async with asyncio.timeout(20):
+            await gone.wait()
+        asked = set(revoked)
+        send(40)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                mine = tasks.create_task(receive(first, 20))
+                theirs = tasks.create_task(receive(second, 20))
+            return asked, mine.result(), theirs.result()
+        finally:
+            await second.close()
+            await first.close()
+
+    send(40)
+    revoked, mine, theirs = asyncio.run(run())
+    assert len(revoked) == 2
+    assert {m.position.partition for m in theirs} == revoked
+    assert revoked.isdisjoint(m.position.partition for m in mine)
+    assert {m.position.offset for m in mine + theirs} == set(range(10, 20))
+
+
+def test_drops_the_commit_of_a_partition_that_is_not_ours(make_source: Make, topics: Any) -> None:
+    """Stale offsets are no error and end nothing."""
+
+    async def run() -> None:
+        source = make_source()
+        await source.start(nothing_to_commit)
+        try:
+            await asyncio.wait_for(source.commit({Partition(topics.posts, 99): 5}), 5)
+        finally:
+            await source.close()
+
+    asyncio.run(run())
+
+
+def test_pauses_while_the_buffer_is_full(make_source: Make, send: Callable[[int], None]) -> None:
+    """Nobody receives: no more than the limit and one poll are held; then all posts come."""
+
+    async def run() -> tuple[int, int]:
+        source = make_source(max_poll_records=10, max_buffered_messages=20)
+        await source.start(nothing_to_commit)
+        try:
+            async with asyncio.timeout(20):
+                while source.num_buffered < 20:  # noqa: ASYNC110  # seen from outside, as an operator would
+                    await asyncio.sleep(0.01)
+            await asyncio.sleep(0.3)  # time in which an unpaused consumer would read all
+            held = source.num_buffered
+            return held, len(await receive(source, 400))
+        finally:
+            await source.close()
+
+    send(400)
+    held, received = asyncio.run(run())
+    assert 20 <= held < 30
+    assert received == 400
+
+
+def test_stays_in_the_group_after_stop_intake(make_source: Make, send: Callable[[int], None]) -> None:
+    """After the intake ends nothing more is handed out, and commits still succeed."""
+
+    async def run() -> tuple[Sequence[Message], list[Message]]:
+        source = make_source()
+        await source.start(nothing_to_commit)
+        first = await receive(source, 8)
+        await source.stop_intake()
+        send(8)
+        nothing = await asyncio.wait_for(source.receive(), 5)
+        await source.commit(next_offsets(first))
+        await source.close()
+        again = make_source()
+        await again.start(nothing_to_commit)
+        try:
+            return nothing, await receive(again, 8)
+        finally:
+            await again.close()
+
+    send(8)
+    nothing, after = asyncio.run(run())
+    assert not nothing
+    assert {m.position.offset for m in after} == {2, 3}
+
+
+def test_says_that_no_broker_answers() -> None:
+    """The message names the address that was tried and the setting to change."""
+    source = KafkaSource(KafkaConnection(bootstrap_servers=("127.0.0.1:9",)), KafkaSourceConfig(start_seconds=0.5))
+
+    async def run() -> None:
+        try:
+            await source.start(nothing_to_commit)
+        finally:
+            await source.close()
+
+    with pytest.raises(SourceUnavailable, match=r"127\.0\.0\.1:9 .*refused.*bootstrap_servers"):
+        asyncio.run(run())
+
+
+def test_says_that_the_topic_is_missing(make_source: Make) -> None:
+    """The message names the topic and the setting to change."""
+
+    async def run() -> None:
+        source = make_source(topic="no-such-topic", start_seconds=0.5)
+        try:
+            await source.start(nothing_to_commit)
+        finally:
+            await source.close()
+
+    with pytest.raises(SourceUnavailable, match=r"no-such-topic.*create it, or set"):
+        asyncio.run(run())

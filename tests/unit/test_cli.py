@@ -1,0 +1,61 @@
+"""The command line: help that reads well, and errors in one sentence."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from worker.cli import main
+
+COMMANDS = ("demo", "worker", "tokenize", "practice", "train", "evaluate")
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    """`nametag --help` lists the commands with a line each."""
+    with pytest.raises(SystemExit) as caught:
+        main(["--help"])
+    assert caught.value.code == 0
+    told = capsys.readouterr().out
+    assert all(f"\n    {command} " in told for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every command says what it does and what it takes."""
+    with pytest.raises(SystemExit) as caught:
+        main([command, "--help"])
+    assert caught.value.code == 0
+    assert len(capsys.readouterr().out) > 200
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    """Help comes without importing torch."""
+    code = "import sys, worker.cli\ntry: worker.cli.main(['--help'])\nexcept SystemExit: pass\n"
+    done = subprocess.run(
+        [sys.executable, "-c", code + "assert 'torch' not in sys.modules"], capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr.decode()
+
+
+def test_tokenize_writes_an_object_a_line() -> None:
+    """`nametag tokenize` gives text and tokens with offsets, a line each, hostile bytes included."""
+    done = subprocess.run(
+        [sys.executable, "-m", "worker.cli", "tokenize", "--scheme", "owoputi_hash_split"],
+        input="go #Warriors!\n\n\x00\ud83d\n".encode("utf-8", "surrogatepass"),
+        capture_output=True,
+        check=True,
+    )
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [token["text"] for token in lines[0]["tokens"]] == ["go", "#", "Warriors", "!"]
+    assert lines[1] == {"text": "", "tokens": []}
+    assert len(lines) == 3
+    for line in lines:
+        assert all(line["text"][t["start"] : t["end"]] == t["text"] for t in line["tokens"])
+
+
+def test_an_unknown_scheme_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    """A wrong argument ends in one sentence that names the right ones, not in a traceback."""
+    with pytest.raises(SystemExit):
+        main(["tokenize", "--scheme", "nltk"])
+    assert "owoputi_hash_split" in capsys.readouterr().err

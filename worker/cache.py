@@ -1,0 +1,148 @@
+"""The cache of pictures and features: in memory, or in Redis under the same contract.
+
+Redis down costs a metric, never a post: every call has a deadline, and a breaker bypasses a Redis that
+fails. A value is framed with a digest of key and value: a foreign, cut or altered one is a miss.
+"""
+
+import asyncio
+import hashlib
+import random
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.exceptions import RedisError
+
+DIGEST_BYTES = 16
+
+
+class Cache(Protocol):
+    """Bytes by key, for a while. Neither call raises for trouble with the cache."""
+
+    async def get(self, key: str) -> bytes | None:
+        """The value, None on a miss."""
+
+    async def set(self, key: str, value: bytes, ttl_seconds: float) -> None:
+        """Keep `value` for about `ttl_seconds`."""
+
+    async def close(self) -> None:
+        """Let go of connections."""
+
+
+class MemoryCache:
+    """The most recently used values, up to `max_bytes`."""
+
+    def __init__(self, *, max_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._max_bytes = max_bytes
+        self._clock = clock
+        self._values: OrderedDict[str, tuple[float, bytes]] = OrderedDict()
+        self._num_bytes = 0
+
+    async def get(self, key: str) -> bytes | None:
+        """The value, None on a miss or past its time."""
+        entry = self._values.get(key)
+        if entry is None:
+            return None
+        if entry[0] <= self._clock():
+            self._drop(key)
+            return None
+        self._values.move_to_end(key)
+        return entry[1]
+
+    async def set(self, key: str, value: bytes, ttl_seconds: float) -> None:
+        """Keep `value`; the least recently used ones make room."""
+        self._drop(key)
+        if len(value) > self._max_bytes:
+            return
+        self._values[key] = (self._clock() + ttl_seconds, value)
+        self._num_bytes += len(value)
+        while self._num_bytes > self._max_bytes:
+            self._drop(next(iter(self._values)))
+
+    async def close(self) -> None:
+        """Nothing to let go of."""
+
+    def _drop(self, key: str) -> None:
+        if entry := self._values.pop(key, None):
+            self._num_bytes -= len(entry[1])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheLimits:
+    """How long Redis may take, and when it is bypassed for a while."""
+
+    timeout_seconds: float = 0.25
+    failures_to_open: int = 5
+    open_seconds: float = 5.0
+    max_connections: int = 32
+    ttl_jitter: float = 0.1
+
+
+class RedisCache:
+    """Redis behind a deadline and a breaker. It need not be up, not even at the start."""
+
+    def __init__(self, url: str, limits: CacheLimits, *, on_event: Callable[[str], None] = lambda _event: None) -> None:
+        self._limits = limits
+        self._on_event = on_event
+        self._num_failures = 0
+        self._open_until = 0.0
+        pool = BlockingConnectionPool.from_url(
+            url,
+            max_connections=limits.max_connections,
+            timeout=limits.timeout_seconds,
+            socket_timeout=limits.timeout_seconds,
+            socket_connect_timeout=limits.timeout_seconds,
+            socket_keepalive=True,
+        )
+        self._redis = Redis(connection_pool=pool)
+
+    async def get(self, key: str) -> bytes | None:
+        """The value, None on a miss, on trouble, or where it isn't what was put there."""
+        framed = await self._call(lambda: self._redis.get(key))
+        if not isinstance(framed, bytes):
+            self._on_event("miss")
+            return None
+        digest, value = framed[:DIGEST_BYTES], framed[DIGEST_BYTES:]
+        if digest != _digest(key, value):
+            self._on_event("corrupt")
+            return None
+        self._on_event("hit")
+        return value
+
+    async def set(self, key: str, value: bytes, ttl_seconds: float) -> None:
+        """Keep `value`, unless Redis is in trouble."""
+        jitter = 1 + random.uniform(-self._limits.ttl_jitter, self._limits.ttl_jitter)
+        milliseconds = max(1, round(ttl_seconds * jitter * 1000))
+        await self._call(lambda: self._redis.set(key, _digest(key, value) + value, px=milliseconds))
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._redis.aclose()
+
+    async def _call(self, command: Callable[[], object]) -> object:
+        if time.monotonic() < self._open_until:
+            self._on_event("bypassed")
+            return None
+        try:
+            async with asyncio.timeout(2 * self._limits.timeout_seconds):
+                reply = await command()  # type: ignore[misc]
+        except (RedisError, OSError, TimeoutError):
+            self._fail()
+            return None
+        self._num_failures = 0
+        return reply  # type: ignore[no-any-return]
+
+    def _fail(self) -> None:
+        self._on_event("error")
+        self._num_failures += 1
+        if self._num_failures >= self._limits.failures_to_open:
+            # Half open afterwards: the next call that fails shuts it again at once.
+            self._open_until = time.monotonic() + self._limits.open_seconds
+            self._num_failures = self._limits.failures_to_open - 1
+
+
+def _digest(key: str, value: bytes) -> bytes:
+    return hashlib.blake2b(value, digest_size=DIGEST_BYTES, key=hashlib.sha256(key.encode()).digest()).digest()

@@ -1,0 +1,207 @@
+"""The command line. Every command imports what it needs when it runs, so that help is instant."""
+
+import argparse
+import asyncio
+import logging
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+EXIT_OK = 0
+EXIT_FAILED = 1
+EXIT_INTERRUPTED = 130
+
+# model.tokenizer.Scheme, written again so that help need not import the model.
+SCHEMES = ("owoputi", "owoputi_hash_split", "twitter2017")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; gives back the exit status: 0, 1 with one sentence on standard error, or 130."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options) or EXIT_OK)
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        return EXIT_FAILED
+    except BaseExceptionGroup as group:
+        return _fail(_first(group))
+    except Exception as error:
+        return _fail(error)
+
+
+def _fail(error: BaseException) -> int:
+    from consumers.errors import ConsumersError
+    from model.errors import ModelError
+    from worker.errors import WorkerError
+
+    # Our own errors are sentences that say what to do; of anything else the place is needed too.
+    if not isinstance(error, ConsumersError | ModelError | WorkerError):
+        logging.getLogger("nametag").error("unexpected", exc_info=error)
+    print(f"nametag: {error}", file=sys.stderr)
+    return EXIT_FAILED
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    inner = group.exceptions[0]
+    return _first(inner) if isinstance(inner, BaseExceptionGroup) else inner
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="nametag",
+        description="Tags names in social-media posts, reading the picture as well as the words.",
+    )
+    parser.add_argument("--version", action="version", version=f"nametag {version('nametag')}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_demo(commands)
+    _add_worker(commands)
+    _add_tokenize(commands)
+    _add_practice(commands)
+    _add_train(commands)
+    _add_evaluate(commands)
+    return parser
+
+
+def _add_demo(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "demo",
+        help="tag the example posts and watch",
+        description="Tags the example posts with the shipped checkpoint: no services needed. "
+        "Prints the tagged posts, and leaves posts, events and dead letters in a folder.",
+    )
+    parser.add_argument("--out", type=Path, default=Path("demo-out"), metavar="FOLDER",
+                        help="where the files go (default: %(default)s)")  # fmt: skip
+    parser.set_defaults(run=_demo)
+
+
+def _add_worker(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "worker",
+        help="tag posts from Kafka, or from a file, until told to stop",
+        description="Takes posts from the posts topic, and publishes entity events and dead letters. "
+        "SIGTERM or Ctrl-C: finishes what is under way, commits, leaves the group, exits 0.",
+        epilog="Settings come from the TOML file and from NAMETAG_… variables, which win: "
+        "NAMETAG_KAFKA__BOOTSTRAP_SERVERS is bootstrap_servers in the table [kafka].",
+    )
+    parser.add_argument("--config", type=Path, metavar="TOML", help="the settings file")
+    parser.add_argument("--input", metavar="JSONL",
+                        help="read posts from this file (- is standard input) instead of Kafka")  # fmt: skip
+    parser.add_argument("--output", metavar="JSONL", default="-",
+                        help="with --input: write events here (default: standard output)")  # fmt: skip
+    parser.add_argument("--dead-letters", metavar="JSONL", default="dead-letters.jsonl",
+                        help="with --input: write dead letters here (default: %(default)s)")  # fmt: skip
+    parser.set_defaults(run=_worker)
+
+
+def _add_tokenize(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "tokenize",
+        help="split captions into tokens",
+        description="Reads a caption a line from standard input, and writes a JSON object a line: "
+        "text, and tokens with text, start and end in code points.",
+    )
+    parser.add_argument("--scheme", default="owoputi_hash_split", choices=SCHEMES,
+                        help="whose rules (default: %(default)s, the paper's)")  # fmt: skip
+    parser.set_defaults(run=_tokenize)
+
+
+def _add_practice(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "practice",
+        help="generate the practice set",
+        description="Writes captions and drawn pictures in which the picture decides what an ambiguous "
+        "name is: train.txt, valid.txt and images, ready for `nametag train`.",
+    )
+    parser.add_argument("folder", type=Path, help="where to write it")
+    parser.add_argument("--seed", type=int, default=0, help="another seed, another set (default: 0)")
+    parser.set_defaults(run=_practice)
+
+
+def _add_train(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "train",
+        help="train a checkpoint",
+        description="Trains a tagger on CoNLL files with IMGID: lines, as the TOML file says. Ctrl-C "
+        "keeps the best so far.",
+    )
+    parser.add_argument("config", type=Path, metavar="TOML", help="the trainer's settings")
+    parser.set_defaults(run=_train)
+
+
+def _add_evaluate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "evaluate",
+        help="score a checkpoint on a labelled file",
+        description="Prints precision, recall and F1 per type and overall, lenient (as papers report) and strict.",
+    )
+    parser.add_argument("checkpoint", type=Path, help="a checkpoint of `nametag train`")
+    parser.add_argument("data", type=Path, help="a CoNLL file with IMGID: lines")
+    parser.add_argument("--images", type=Path, metavar="FOLDER", help="the pictures, named by image id")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=_evaluate)
+
+
+def _demo(options: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from worker.demo import run_demo
+    from worker.logs import configure_logs
+    from worker.settings import load_settings
+
+    configure_logs("text", logging.WARNING)
+    asyncio.run(run_demo(options.out, load_settings(), Console()))
+
+
+def _worker(options: argparse.Namespace) -> None:
+    from worker.logs import configure_logs
+    from worker.service import Files, run_worker
+    from worker.settings import load_settings
+
+    settings = load_settings(options.config)
+    configure_logs(settings.log_format)
+    files = None
+    if options.input is not None:
+        files = Files(posts=options.input, events=options.output, dead_letters=options.dead_letters)
+
+    def listening(address: str) -> None:
+        logging.getLogger("nametag.worker").info("listening", extra={"address": address})
+
+    asyncio.run(run_worker(settings, files, on_listening=None if files else listening))
+
+
+def _tokenize(options: argparse.Namespace) -> None:
+    from consumers import wire
+    from model.tokenizer import Scheme, tokenize
+
+    scheme = Scheme(options.scheme)
+    for line in sys.stdin.buffer:
+        text = line.rstrip(b"\r\n").decode("utf-8", "replace")
+        tokens = [{"text": token.text, "start": token.start, "end": token.end} for token in tokenize(text, scheme)]
+        sys.stdout.buffer.write(wire.dumps({"text": text, "tokens": tokens}) + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def _practice(options: argparse.Namespace) -> None:
+    from model.practice import write_practice_set
+
+    write_practice_set(options.folder, seed=options.seed)
+    print(f"wrote the practice set to {options.folder}/; next: nametag train TOML")
+
+
+def _train(options: argparse.Namespace) -> None:
+    from model.train import TrainConfig, train
+
+    print(train(TrainConfig.from_toml(options.config)))
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from model.evaluate import evaluate_file, render, to_json
+
+    scores = evaluate_file(options.checkpoint, options.data, options.images)
+    print(to_json(scores) if options.json else render(scores))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,150 @@
+"""From the bytes of a picture to the pixels that the tower looks at, in processes that may die.
+
+Nothing here imports torch: a decoding process starts in a tenth of a second, and is small.
+"""
+
+import asyncio
+import hashlib
+import io
+import multiprocessing
+import warnings
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from worker.errors import ImageError
+from worker.image_status import ImageStatus
+
+SIDE = 224
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "AVIF")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodeLimits:
+    """How large a picture may be, and how long its decoding may take."""
+
+    max_pixels: int = 50_000_000
+    seconds: float = 10.0
+    processes: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Pixels:
+    """RGB pixels (3, 224, 224) in uint8, and their SHA-256."""
+
+    values: np.ndarray
+    digest: str
+
+
+def decode(data: bytes, limits: DecodeLimits) -> Pixels:
+    """The first frame as RGB, turned as EXIF says, resized without a crop so that regions map back.
+
+    Raises `ImageError`: `too_large`, `unsupported`, or `bad_image` for all that is damaged.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is below
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                return _pixels(image, limits)
+    except UnidentifiedImageError as error:
+        raise ImageError(_unread(data), "no picture in a format on the list") from error
+    except Image.DecompressionBombError as error:
+        raise ImageError(ImageStatus.TOO_LARGE, "too many pixels") from error
+    except ImageError:
+        raise
+    except Exception as error:
+        # Pillow's plug-ins raise nearly anything on damaged data: OSError, SyntaxError, struct.error, …
+        raise ImageError(ImageStatus.BAD_IMAGE, f"damaged: {type(error).__name__}") from error
+
+
+def _pixels(image: Image.Image, limits: DecodeLimits) -> Pixels:
+    width, height = image.size
+    if width * height > limits.max_pixels:
+        raise ImageError(ImageStatus.TOO_LARGE, f"{width}×{height} is over {limits.max_pixels} pixels")
+    # Draft decodes a large JPEG at a half, a quarter or an eighth, never below what is asked for.
+    image.draft("RGB", (2 * SIDE, 2 * SIDE))
+    image.load()
+    upright = ImageOps.exif_transpose(image)
+    rgb = _to_rgb(upright).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+    values = np.ascontiguousarray(np.asarray(rgb, dtype=np.uint8).transpose(2, 0, 1))
+    return Pixels(values, hashlib.sha256(values.tobytes()).hexdigest())
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":
+        # 16 bits of grey: the upper eight are the picture; Pillow's own conversion clips them white.
+        grey = np.asarray(image).astype(np.float64) / 257
+        return Image.fromarray(grey.clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        coloured = image.convert("RGBA")
+        ground = Image.new("RGBA", coloured.size, "white")
+        return Image.alpha_composite(ground, coloured).convert("RGB")
+    return image.convert("RGB")
+
+
+def _unread(data: bytes) -> ImageStatus:
+    """A picture of another kind is unsupported; anything else is no picture."""
+    known = (b"BM", b"II*\0", b"MM\0*", b"<svg", b"<?xml", b"8BPS", b"\0\0\1\0", b"%PDF", b"\0\0\0\x0cjP")
+    is_heic = data[4:8] == b"ftyp"
+    return ImageStatus.UNSUPPORTED if data.startswith(known) or is_heic else ImageStatus.BAD_IMAGE
+
+
+class Decoder:
+    """Decodes in processes of its own; one that dies or hangs is replaced, and its picture is bad."""
+
+    def __init__(self, limits: DecodeLimits) -> None:
+        self._limits = limits
+        self._pool = self._new_pool()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        _end(self._pool)
+
+    async def decode(self, data: bytes) -> Pixels:
+        """`decode`, elsewhere. Raises `ImageError` as it does, also where the process dies."""
+        pool = self._pool
+        future = asyncio.get_running_loop().run_in_executor(pool, _decode_or_status, data, self._limits)
+        try:
+            result = await asyncio.wait_for(future, self._limits.seconds)
+        except (BrokenExecutor, TimeoutError) as error:
+            if self._pool is pool:
+                self._pool = self._new_pool()
+                _end(pool)
+            raise ImageError(ImageStatus.BAD_IMAGE, "the decoder died of it, or hung") from error
+        if isinstance(result, Pixels):
+            return result
+        raise ImageError(*result)
+
+    def _new_pool(self) -> ProcessPoolExecutor:
+        # spawn: the worker has threads, and a fork after threads may hang.
+        context = multiprocessing.get_context("spawn")
+        return ProcessPoolExecutor(self._limits.processes, mp_context=context, initializer=_ignore_interrupt)
+
+
+def _decode_or_status(data: bytes, limits: DecodeLimits) -> Pixels | tuple[ImageStatus, str]:
+    # The error itself doesn't cross the border: its constructor takes two arguments, pickle gives one.
+    try:
+        return decode(data, limits)
+    except ImageError as error:
+        return error.status, str(error)
+
+
+def _ignore_interrupt() -> None:
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _end(pool: ProcessPoolExecutor) -> None:
+    processes = list((getattr(pool, "_processes", None) or {}).values())
+    pool.shutdown(wait=False, cancel_futures=True)
+    for process in processes:
+        process.kill()

@@ -1,0 +1,44 @@
+"""Everything that can go wrong in the worker; the class says what happens next.
+
+WorkerError
+├── ImageError              degrade: the caption is tagged alone, and the event says why
+├── TaggingFailed           dead-letter: this post breaks the model
+├── TaggerBroken            stop: the model fails on every post
+├── SinkUnavailable         stop: events can't be published; nothing was committed
+├── SettingsError           stop: a setting is wrong
+└── CheckpointUnavailable   stop: no tagger
+"""
+
+from worker.image_status import ImageStatus
+
+
+class WorkerError(Exception):
+    """The root of all errors of this package. Each message says what to do next."""
+
+
+class ImageError(WorkerError):
+    """Raised when a picture can't be had. The post goes on without it."""
+
+    def __init__(self, status: ImageStatus, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+
+
+class TaggingFailed(WorkerError):
+    """Raised when one post breaks the model. It becomes a dead letter; the rest of its batch goes on."""
+
+
+class TaggerBroken(WorkerError):
+    """Raised when the model fails on a harmless post too. The worker stops."""
+
+
+class SinkUnavailable(WorkerError):
+    """Raised when events can't be published. The worker stops; the posts are read again."""
+
+
+class SettingsError(WorkerError):
+    """Raised when a setting is wrong. The worker doesn't start."""
+
+
+class CheckpointUnavailable(WorkerError):
+    """Raised when there is no tagger to work with. The worker doesn't start."""

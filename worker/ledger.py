@@ -1,0 +1,94 @@
+"""The ledger: posts finish out of order, and leave in the order of their partition."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from consumers.source import Message, Partition
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class _Entry(Generic[T]):
+    message: Message
+    outcome: T | None = None
+
+
+@dataclass(slots=True)
+class _Page(Generic[T]):
+    """One partition in one epoch of its assignment; entries by offset, in the order of arrival."""
+
+    epoch: int
+    entries: dict[int, _Entry[T]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Release(Generic[T]):
+    """What may leave: outcomes, each partition in order, and the next offset to read of each."""
+
+    outcomes: list[T]
+    messages: list[Message]
+    offsets: dict[Partition, int]
+
+
+class OffsetLedger(Generic[T]):
+    """Out-of-order completion in, the contiguous prefix of each partition out.
+
+    Offsets may have gaps (transaction markers, compaction), so an entry is ordered by its arrival
+    and nothing is assumed about the offset after it. Work of an epoch that is over is ignored.
+    """
+
+    def __init__(self) -> None:
+        self._pages: dict[Partition, _Page[T]] = {}
+
+    def __len__(self) -> int:
+        """How many messages are open or wait for one before them."""
+        return sum(len(page.entries) for page in self._pages.values())
+
+    def open(self, message: Message) -> None:
+        """Enter `message`, which must follow all others of its partition and epoch."""
+        partition, offset = message.position
+        page = self._pages.get(partition)
+        if page is None or page.epoch < message.epoch:
+            page = self._pages[partition] = _Page(message.epoch)
+        page.entries[offset] = _Entry(message)
+
+    def complete(self, message: Message, outcome: T) -> bool:
+        """Note the outcome of `message`; False where its partition was given up meanwhile."""
+        partition, offset = message.position
+        page = self._pages.get(partition)
+        if page is None or page.epoch != message.epoch or offset not in page.entries:
+            return False
+        page.entries[offset].outcome = outcome
+        return True
+
+    def release(self, partitions: Iterable[Partition] | None = None) -> Release[T]:
+        """Take out the contiguous prefix of finished messages of `partitions` (default: of all)."""
+        release: Release[T] = Release([], [], {})
+        for partition in list(self._pages) if partitions is None else partitions:
+            if page := self._pages.get(partition):
+                self._release_page(partition, page, release)
+        return release
+
+    def forget(self, partitions: Iterable[Partition]) -> list[Message]:
+        """Drop all that is open in `partitions`, which somebody else will read again."""
+        dropped: list[Message] = []
+        for partition in partitions:
+            if page := self._pages.pop(partition, None):
+                dropped += [entry.message for entry in page.entries.values()]
+        return dropped
+
+    @staticmethod
+    def _release_page(partition: Partition, page: _Page[T], release: Release[T]) -> None:
+        finished: list[int] = []
+        for offset, entry in page.entries.items():
+            if entry.outcome is None:
+                break
+            release.outcomes.append(entry.outcome)
+            release.messages.append(entry.message)
+            finished.append(offset)
+        for offset in finished:
+            del page.entries[offset]
+        if finished:
+            release.offsets[partition] = finished[-1] + 1

@@ -1,0 +1,62 @@
+"""What the worker counts, under the conventional names and units of Prometheus."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+_SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
+
+
+class Metrics:
+    """All metrics of one worker, in a registry of their own.
+
+    The books balance: posts_received = posts{outcome="event"} + posts{outcome="dead_letter"}
+    + posts_in_flight + posts_dropped (given up with their partition, and read again by its next owner).
+    """
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        registry = self.registry
+        self.received = Counter("nametag_posts_received", "Messages taken from the posts topic.", registry=registry)
+        self.posts = Counter(
+            "nametag_posts", "Messages that are done with, by outcome.", ["outcome"], registry=registry
+        )
+        self.dropped = Counter("nametag_posts_dropped", "Messages given up with their partition.", registry=registry)
+        self.dead_letters = Counter("nametag_dead_letters", "Dead letters, by reason.", ["reason"], registry=registry)
+        self.entities = Counter("nametag_entities", "Entities, by type.", ["type"], registry=registry)
+        self.images = Counter("nametag_images", "Posts, by what became of the picture.", ["status"], registry=registry)
+        self.tower_images = Counter(
+            "nametag_tower_images", "Pictures that the visual tower looked at.", registry=registry
+        )
+        self.cache_events = Counter(
+            "nametag_cache_events", "What happened at the image cache.", ["event"], registry=registry
+        )
+        self.in_flight = Gauge(
+            "nametag_posts_in_flight", "Messages between intake and acknowledgement.", registry=registry
+        )
+        self.batch_posts = Histogram(
+            "nametag_batch_posts", "Posts in a batch.", buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
+            registry=registry,
+        )  # fmt: skip
+        self.stages = Histogram(
+            "nametag_stage_seconds", "Time spent in a stage.", ["stage"], buckets=_SECONDS,
+            registry=registry,
+        )  # fmt: skip
+        self.checkpoint = Gauge(
+            "nametag_checkpoint_info", "The checkpoint in use.", ["id", "variant"], registry=registry
+        )
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time a stage of the pipeline."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.stages.labels(name).observe(time.perf_counter() - start)
+
+    def render(self) -> bytes:
+        """The text that Prometheus scrapes."""
+        return generate_latest(self.registry)

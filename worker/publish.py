@@ -1,0 +1,185 @@
+"""Where events and dead letters go: a pair of Kafka topics, or JSONL files."""
+
+import asyncio
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from kafka import KafkaProducer
+from kafka.errors import KafkaError, MessageSizeTooLargeError
+
+from consumers.errors import Reason
+from consumers.kafka import KafkaConnection
+from consumers.messages import EVENT_HEADERS, DeadLetter, EntityEvent
+from worker.errors import SinkUnavailable
+
+Outcome = EntityEvent | DeadLetter
+
+
+class EventSink(Protocol):
+    """Takes outcomes, each partition's in order."""
+
+    async def start(self) -> None:
+        """Get ready. Raises `SinkUnavailable` with what was tried and what to do."""
+
+    async def publish(self, outcomes: Sequence[Outcome]) -> None:
+        """Publish `outcomes`; they are safe when this returns. Raises `SinkUnavailable`."""
+
+    async def close(self) -> None:
+        """Let go of files and connections."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KafkaSinkConfig:
+    """Where the Kafka sink writes, and how long it waits for the brokers."""
+
+    entities_topic: str = "entities"
+    dead_letters_topic: str = "dead-letters"
+    publish_seconds: float = 30.0
+
+
+class KafkaSink:
+    """Publishes through an idempotent producer, on a thread of its own, and waits for acknowledgements."""
+
+    def __init__(self, connection: KafkaConnection, config: KafkaSinkConfig) -> None:
+        self._connection = connection
+        self._config = config
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="producer")
+        self._producer: KafkaProducer | None = None
+
+    async def start(self) -> None:
+        """Connect. Raises `SinkUnavailable` where no broker answers."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._connect)
+
+    async def publish(self, outcomes: Sequence[Outcome]) -> None:
+        """Send all, wait for every acknowledgement. Raises `SinkUnavailable` at the deadline."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._send_all, outcomes)
+
+    async def close(self) -> None:
+        """Close the producer, and wait for its thread."""
+        producer = self._producer
+        if producer is not None:
+            await asyncio.get_running_loop().run_in_executor(self._thread, lambda: producer.close(timeout=5))
+        self._thread.shutdown(wait=False)
+
+    def _connect(self) -> None:
+        try:
+            self._producer = KafkaProducer(
+                **self._connection.client_options(),
+                enable_idempotence=True,
+                acks="all",
+                # Half a millisecond's wait would be a whole batch's; the publisher gathers by itself.
+                linger_ms=0,
+            )
+        except KafkaError as error:
+            servers = ", ".join(self._connection.bootstrap_servers)
+            raise SinkUnavailable(
+                f"no Kafka broker answers at {servers}; start it, or set kafka.bootstrap_servers"
+            ) from error
+
+    def _send_all(self, outcomes: Sequence[Outcome]) -> None:
+        if self._producer is None:
+            raise SinkUnavailable("the producer isn't connected; start() comes first")
+        acknowledged = [(outcome, self._send(outcome)) for outcome in outcomes]
+        try:
+            self._producer.flush(timeout=self._config.publish_seconds)
+            for outcome, wait in acknowledged:
+                try:
+                    wait(self._config.publish_seconds)
+                except MessageSizeTooLargeError:
+                    self._send_without_bytes(outcome)
+        except KafkaError as error:
+            raise SinkUnavailable(
+                f"{len(outcomes)} outcomes were not acknowledged within {self._config.publish_seconds:g} s "
+                f"({error!r}); nothing was committed, so the posts are read again at the next start"
+            ) from error
+
+    def _send(self, outcome: Outcome) -> Callable[[float], object]:
+        try:
+            if isinstance(outcome, EntityEvent):
+                return self._record(self._config.entities_topic, outcome.id.encode(), outcome.to_json(), EVENT_HEADERS)
+            return self._record(self._config.dead_letters_topic, outcome.key, outcome.value, outcome.headers)
+        except MessageSizeTooLargeError as error:
+            return _raiser(error)
+
+    def _send_without_bytes(self, outcome: Outcome) -> None:
+        # The broker's limit is below ours, and would be tomorrow: waiting helps nobody. The letter
+        # says where the original stands.
+        detail = "over the broker's message.max.bytes; the original stands at the position"
+        if isinstance(outcome, EntityEvent):
+            letter = DeadLetter(
+                reason=Reason.TOO_LARGE,
+                detail=f"the event is {detail}",
+                position=outcome.position,
+                failed_at=outcome.tagged_at,
+            )
+        else:
+            letter = outcome.model_copy(
+                update={
+                    "detail": f"{outcome.detail} (bytes left out: {detail})",
+                    "key_base64": None,
+                    "value_base64": None,
+                }
+            )
+        self._send(letter)(self._config.publish_seconds)
+
+    def _record(
+        self, topic: str, key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes]]
+    ) -> Callable[[float], object]:
+        assert self._producer is not None
+        future = self._producer.send(topic, key=key, value=value, headers=list(headers))
+        return lambda seconds: future.get(timeout=seconds)
+
+
+class JsonlSink:
+    """Writes events to one JSONL file and dead letters to another; `-` is standard output."""
+
+    def __init__(self, events: str, dead_letters: str) -> None:
+        self._paths = (events, dead_letters)
+        self._files: list[BinaryIO] = []
+
+    async def start(self) -> None:
+        """Open the files. Raises `SinkUnavailable` where one can't be written."""
+        self._files = await asyncio.to_thread(lambda: [_open(path) for path in self._paths])
+
+    async def publish(self, outcomes: Sequence[Outcome]) -> None:
+        """Write one line for each outcome."""
+        await asyncio.to_thread(self._write, outcomes)
+
+    async def close(self) -> None:
+        """Close the files."""
+        for file in self._files:
+            if file is not sys.stdout.buffer:
+                file.close()
+
+    def _write(self, outcomes: Sequence[Outcome]) -> None:
+        events, dead_letters = self._files
+        try:
+            for outcome in outcomes:
+                file = events if isinstance(outcome, EntityEvent) else dead_letters
+                file.write(outcome.to_json() + b"\n")
+            events.flush()
+            dead_letters.flush()
+        except OSError as error:
+            raise SinkUnavailable(f"an event can't be written ({error.strerror}); make room there") from error
+
+
+def _open(path: str) -> BinaryIO:
+    if path == "-":
+        return sys.stdout.buffer
+    try:
+        return Path(path).open("wb")
+    except OSError as error:
+        raise SinkUnavailable(
+            f"{path} can't be written ({error.strerror}); name another file with --output or --dead-letters"
+        ) from error
+
+
+def _raiser(error: Exception) -> Callable[[float], object]:
+    def raise_it(_seconds: float) -> object:
+        raise error
+
+    return raise_it

@@ -1,0 +1,163 @@
+"""The composition root: every part is made here, from the settings, and wired once."""
+
+import asyncio
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from consumers.jsonl import JsonlSource
+from consumers.kafka import KafkaConnection, KafkaSource, KafkaSourceConfig
+from consumers.source import PostSource
+from model.errors import CheckpointError
+from model.inference import Tagger
+from worker.batches import Batcher, BatchLimits
+from worker.cache import Cache, CacheLimits, MemoryCache, RedisCache
+from worker.decode import DecodeLimits, Decoder
+from worker.errors import CheckpointUnavailable, WorkerError
+from worker.fetch import FetchLimits, ImageFetcher
+from worker.images import ImageSource
+from worker.metrics import Metrics
+from worker.pipeline import Parts, Pipeline, PipelineConfig
+from worker.publish import EventSink, JsonlSink, KafkaSink, KafkaSinkConfig, Outcome
+from worker.room import RoomLimits
+from worker.server import ServerConfig, serve
+from worker.settings import Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Files:
+    """The embedded default: posts from a JSONL file, events to another."""
+
+    posts: str
+    events: str
+    dead_letters: str
+
+
+async def run_worker(
+    settings: Settings,
+    files: Files | None = None,
+    *,
+    on_outcome: Callable[[Outcome], None] | None = None,
+    on_listening: Callable[[str], None] | None = None,
+) -> Metrics:
+    """Run the worker until its source ends or SIGTERM or SIGINT comes; gives back what it counted.
+
+    `files` replaces Kafka. `on_listening` is told the address of the worker's server, which is
+    left out where nobody asks for it. Raises a `WorkerError` or `ConsumersError` that says what
+    to do, or an ExceptionGroup of whatever else stopped it.
+    """
+    metrics = Metrics()
+    tagger = await asyncio.to_thread(_load_tagger, settings)
+    metrics.checkpoint.labels(tagger.checkpoint_id, tagger.variant).set(1)
+    cache = _cache(settings, metrics)
+    fetch_limits = FetchLimits(
+        total_seconds=settings.images.total_seconds,
+        max_image_bytes=settings.images.max_image_bytes,
+        allow_origins=settings.images.allow_origins,
+    )
+    stop = asyncio.Event()
+    _stop_on_signals(stop)
+    try:
+        async with ImageFetcher(fetch_limits) as fetcher, Decoder(DecodeLimits()) as decoder:
+            parts = Parts(
+                source=_source(settings, files),
+                images=ImageSource(fetcher, decoder, cache, tagger.tower_digest, tagger.feature_shape),
+                tagger=tagger,
+                batcher=Batcher(tagger, _batch_limits(settings), metrics),
+                sink=_sink(settings, files),
+                metrics=metrics,
+            )
+            pipeline = Pipeline(parts, _pipeline_config(settings), on_outcome)
+            if on_listening is None:
+                await pipeline.run(stop)
+                return metrics
+            server = ServerConfig(host=settings.server.host, port=settings.server.port)
+            async with serve(server, metrics, lambda: pipeline.ready and not stop.is_set()) as address:
+                on_listening(address)
+                await pipeline.run(stop)
+    finally:
+        await cache.close()
+    return metrics
+
+
+def _load_tagger(settings: Settings) -> Tagger:
+    try:
+        return Tagger.load(settings.checkpoint, device=settings.device)
+    except (CheckpointError, OSError) as error:
+        raise CheckpointUnavailable(
+            f"the checkpoint {settings.checkpoint} can't be used: {error}; set NAMETAG_CHECKPOINT "
+            "to a file that `nametag train` made"
+        ) from error
+    except RuntimeError as error:
+        raise WorkerError(f"the device {settings.device} can't be used: {error}") from error
+
+
+def _source(settings: Settings, files: Files | None) -> PostSource:
+    if files is not None:
+        return JsonlSource(files.posts, max_line_bytes=settings.max_post_bytes)
+    kafka = settings.kafka
+    config = KafkaSourceConfig(
+        topic=kafka.posts_topic,
+        group_id=kafka.group_id,
+        session_timeout_ms=round(kafka.session_timeout_seconds * 1000),
+    )
+    return KafkaSource(_connection(settings), config)
+
+
+def _sink(settings: Settings, files: Files | None) -> EventSink:
+    if files is not None:
+        return JsonlSink(files.events, files.dead_letters)
+    kafka = settings.kafka
+    config = KafkaSinkConfig(entities_topic=kafka.entities_topic, dead_letters_topic=kafka.dead_letters_topic)
+    return KafkaSink(_connection(settings), config)
+
+
+def _connection(settings: Settings) -> KafkaConnection:
+    kafka = settings.kafka
+    password = kafka.sasl_password
+    return KafkaConnection(
+        bootstrap_servers=tuple(part.strip() for part in kafka.bootstrap_servers.split(",") if part.strip()),
+        security_protocol=kafka.security_protocol,
+        sasl_mechanism=kafka.sasl_mechanism,
+        sasl_username=kafka.sasl_username,
+        sasl_password=None if password is None else password.get_secret_value(),
+        ssl_cafile=kafka.ssl_cafile,
+        ssl_certfile=kafka.ssl_certfile,
+        ssl_keyfile=kafka.ssl_keyfile,
+    )
+
+
+def _cache(settings: Settings, metrics: Metrics) -> Cache:
+    if settings.redis.url is None:
+        return MemoryCache(max_bytes=settings.images.memory_cache_bytes)
+    return RedisCache(
+        settings.redis.url.get_secret_value(),
+        CacheLimits(timeout_seconds=settings.redis.timeout_seconds),
+        on_event=lambda event: metrics.cache_events.labels(event).inc(),
+    )
+
+
+def _batch_limits(settings: Settings) -> BatchLimits:
+    batch = settings.batch
+    return BatchLimits(
+        max_posts=batch.max_posts,
+        max_padded_tokens=batch.max_padded_tokens,
+        max_images=batch.max_images,
+    )
+
+
+def _pipeline_config(settings: Settings) -> PipelineConfig:
+    return PipelineConfig(
+        max_post_bytes=settings.max_post_bytes,
+        image_choice=settings.images.choice,
+        include_text=settings.include_text,
+        include_attention=settings.include_attention,
+        drain_seconds=settings.shutdown_seconds,
+        room=RoomLimits(max_posts=settings.max_in_flight_posts, max_bytes=settings.max_in_flight_bytes),
+    )
+
+
+def _stop_on_signals(stop: asyncio.Event) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
