@@ -26,7 +26,7 @@ class JsonlSource:
             raise ValueError(f"max_line_bytes is {max_line_bytes}; it must be at least 1")
         self._path = str(path)
         self._max_line_bytes = max_line_bytes
-        self._partition = Partition("stdin" if self._path == "-" else self._path, 0)
+        self._partition = Partition("stdin" if self._path == "-" else Path(self._path).name, 0)
         self._chunks: asyncio.Queue[Sequence[Message] | BaseException] = asyncio.Queue(2)
         self._stopped = threading.Event()
         self._stop_receiving = asyncio.Event()

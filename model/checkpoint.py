@@ -89,7 +89,7 @@ def load(path: Path) -> tuple[Checkpoint, str]:
     try:
         data = path.read_bytes()
         state = safetensors.torch.load(data)
-        with safetensors.safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
+        with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
     except OSError as error:
         raise CheckpointError(f"{path.name} can't be read ({error.strerror or error}); {WHAT_TO_DO}") from error

@@ -81,8 +81,8 @@ def practice_posts(split: str, count: int, seed: int) -> Iterator[tuple[Practice
         elif share < 9:
             caption, names, type_ = chance.choice(PLAIN_CAPTIONS)
             unrelated = chance.choice((*SCENES, None))
-            picture, box = (None, None) if unrelated is None else draw(unrelated, chance)
-            yield _post(identity, caption, chance.choice(names), type_, unrelated, box, ambiguous=False), picture
+            shown, place = (None, None) if unrelated is None else draw(unrelated, chance)
+            yield _post(identity, caption, chance.choice(names), type_, unrelated, place, ambiguous=False), shown
         else:
             scene = chance.choice(tuple(SCENES))
             picture, box = draw(scene, chance)

@@ -76,7 +76,8 @@ class Batch:
     def mask(self) -> Tensor:
         """True at real tokens (B, T)."""
         steps = torch.arange(self.words.shape[1], device=self.words.device)
-        return steps < self.lengths.to(self.words.device).unsqueeze(1)
+        real: Tensor = steps < self.lengths.to(self.words.device).unsqueeze(1)
+        return real
 
 
 class Output(NamedTuple):
@@ -101,7 +102,7 @@ class CharacterEncoder(nn.Module):
         embedded = self.embedding(characters[real])  # (N, C, E)
         packed = pack_padded_sequence(embedded, lengths[real].cpu(), batch_first=True, enforce_sorted=False)
         last = self.lstm(packed)[1][0]  # (2, N, hidden)
-        out = embedded.new_zeros(*real.shape, 2 * last.shape[2])
+        out: Tensor = embedded.new_zeros(*real.shape, 2 * last.shape[2])
         out[real] = torch.cat([last[0], last[1]], dim=1).to(out)
         return out
 

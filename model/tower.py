@@ -58,7 +58,7 @@ class Tower(nn.Module):
 
         Rounded to fp16 even when nobody stores them, so that cached and fresh ones are equal.
         """
-        maps = [self.network((part.to(self.mean) - self.mean) / self.std) for part in pixels.split(MICRO_BATCH)]
+        maps = [self.network((part.to(self.mean) - self.mean) / self.std) for part in torch.split(pixels, MICRO_BATCH)]
         return torch.cat(maps).flatten(2).transpose(1, 2).half()
 
     def train(self, mode: bool = True) -> "Tower":

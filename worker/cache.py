@@ -133,7 +133,7 @@ class RedisCache:
             self._fail()
             return None
         self._num_failures = 0
-        return reply  # type: ignore[no-any-return]
+        return reply
 
     def _fail(self) -> None:
         self._on_event("error")

@@ -12,14 +12,14 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 class _Formatter(logging.Formatter):
     def __init__(self, style: Literal["text", "json"]) -> None:
         super().__init__()
-        self._style = style
+        self._as = style
 
     def format(self, record: logging.LogRecord) -> str:
         fields = {name: value for name, value in vars(record).items() if name not in _STANDARD}
         moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         if record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)
-        if self._style == "json":
+        if self._as == "json":
             line = {"time": moment, "level": record.levelname, "logger": record.name}
             return json.dumps({**line, "event": record.getMessage(), **fields}, default=str)
         told = " ".join(f"{name}={value}" for name, value in fields.items())

@@ -99,11 +99,11 @@ class Pipeline:
         Raises an ExceptionGroup with what stopped it, where that was an error.
         """
         async with AsyncExitStack() as stack:
-            await self._parts.sink.start()
+            # Left in the opposite order: the last events go out, then the group, then the producer.
             stack.push_async_callback(self._parts.sink.close)
-            # The source is left before the sink is closed: the last events go out, then the group.
             stack.push_async_callback(self._parts.source.close)
             await self._parts.source.start(self._give_up)
+            await self._parts.sink.start()
             self.ready = True
             try:
                 async with asyncio.TaskGroup() as tasks:
