@@ -22,6 +22,9 @@ from model.vocabulary import Vocabulary
 
 FORMAT = "nametag-checkpoint"
 FORMAT_VERSION = 1
+ID_LENGTH = 12
+"""Hexadecimal digits of the content's digest that name a checkpoint. The file's own bytes wouldn't do:
+safetensors writes its metadata in an order that changes from run to run."""
 WHAT_TO_DO = "name a checkpoint that `nametag train` made, or copy it again"
 
 
@@ -96,12 +99,7 @@ def load(path: Path) -> tuple[Checkpoint, str]:
     except (safetensors.SafetensorError, ValueError) as error:
         raise CheckpointError(f"{path.name} is cut short or no safetensors file; {WHAT_TO_DO}") from error
     _check(path.name, metadata, state)
-    return _described(path.name, json.loads(metadata["description"]), state), checkpoint_id(data)
-
-
-def checkpoint_id(data: bytes) -> str:
-    """Names a checkpoint by its bytes: the first 12 hexadecimal digits of their SHA-256."""
-    return hashlib.sha256(data).hexdigest()[:12]
+    return _described(path.name, json.loads(metadata["description"]), state), metadata["digest"][:ID_LENGTH]
 
 
 def _check(name: str, metadata: dict[str, str], state: dict[str, Tensor]) -> None:

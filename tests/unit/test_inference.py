@@ -1,0 +1,76 @@
+"""The shipped checkpoint at work: the same tags whatever the batch, and no input that breaks it."""
+
+import gzip
+import json
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model.inference import Tagger, Tagging, TaggingInput
+from worker.settings import STARTER_CHECKPOINT
+
+
+@pytest.fixture(scope="module")
+def tagger() -> Tagger:
+    """The shipped checkpoint."""
+    return Tagger.load(STARTER_CHECKPOINT)
+
+
+def test_batches_do_not_change_the_tags(tagger: Tagger, shared_data: Path) -> None:
+    """1,000 real posts at batch sizes 1, 7, 32 and 256: no tag changes, confidences within 1e-4."""
+    with gzip.open(shared_data / "twokenize" / "reference.jsonl.gz", "rt", encoding="utf-8") as file:
+        texts = [json.loads(line)["text"] for line, _ in zip(file, range(1000), strict=False)]
+    chance = random.Random(0)
+    pictures = [torch.randn(tagger.feature_shape).half(), torch.randn(tagger.feature_shape).half(), None]
+    inputs = [TaggingInput(tokens=tagger.tokenize(text), features=chance.choice(pictures)) for text in texts]
+    taggings = {size: tag_in_batches(tagger, inputs, size) for size in (1, 7, 32, 256)}
+    for size in (7, 32, 256):
+        for alone, together in zip(taggings[1], taggings[size], strict=True):
+            assert [(s.type, s.start, s.end) for s in alone.spans] == [(s.type, s.start, s.end) for s in together.spans]
+            for left, right in zip(alone.spans, together.spans, strict=True):
+                assert abs(left.confidence - right.confidence) < 1e-4
+    assert sum(len(tagging.spans) for tagging in taggings[1]) > 100
+
+
+def tag_in_batches(tagger: Tagger, inputs: list[TaggingInput], size: int) -> list[Tagging]:
+    return [t for start in range(0, len(inputs), size) for t in tagger.tag(inputs[start : start + size])]
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.text(max_size=60), max_size=5))
+def test_any_text_is_tagged(texts: list[str]) -> None:
+    """Any text, the empty one included, gets as many taggings as there are posts, spans inside the text."""
+    tagger = Tagger.load(STARTER_CHECKPOINT) if not _LOADED else _LOADED[0]
+    _LOADED[:] = [tagger]
+    inputs = [TaggingInput(tokens=tagger.tokenize(text)) for text in texts]
+    taggings = tagger.tag(inputs)
+    assert len(taggings) == len(texts)
+    for text, tagging in zip(texts, taggings, strict=True):
+        for span in tagging.spans:
+            assert 0 <= span.start < span.end <= len(text)
+            assert 0 <= span.confidence <= 1
+
+
+_LOADED: list[Tagger] = []
+
+
+def test_a_very_long_post_is_tagged_in_windows(tagger: Tagger) -> None:
+    """100 kB of words don't take memory beyond a window's, and a name past the first window is found."""
+    text = "word " * 20_000 + "Mr Smith spoke to the class"
+    (tagging,) = tagger.tag([TaggingInput(tokens=tagger.tokenize(text))])
+    assert any(text[span.start : span.end] == "Smith" for span in tagging.spans)
+
+
+def test_attention_adds_up_to_one(tagger: Tagger) -> None:
+    """A post with a picture has 49 weights; one without has none."""
+    tokens = tagger.tokenize("so happy about Paris !")
+    features = torch.randn(tagger.feature_shape).half()
+    with_picture, without = tagger.tag([TaggingInput(tokens=tokens, features=features), TaggingInput(tokens=tokens)])
+    assert with_picture.attention is not None
+    assert len(with_picture.attention) == 49
+    assert abs(sum(with_picture.attention) - 1) < 1e-5
+    assert without.attention is None

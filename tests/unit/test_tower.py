@@ -1,0 +1,61 @@
+"""The visual tower: real weights, 49 regions, a digest that names it."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from model.errors import CheckpointError
+from model.tower import build_tower
+
+PIXELS = torch.randint(0, 256, (3, 3, 224, 224), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def test_lite0_has_its_package_s_weights() -> None:
+    """Strictly loaded, 1280 × 7 × 7, and the same digest in every process that has the same weights."""
+    tower = build_tower("efficientnet_lite0")
+    features = tower(PIXELS)
+    assert features.shape == (3, 49, 1280)
+    assert features.dtype == torch.float16
+    assert tower.digest == build_tower("efficientnet_lite0").digest
+    assert tower.digest != build_tower("efficientnet_lite0", None).digest
+
+
+def test_a_frozen_tower_stays_frozen() -> None:
+    """train() neither moves BatchNorm's statistics nor makes a parameter learn."""
+    tower = build_tower("efficientnet_lite0")
+    before = tower(PIXELS)
+    tower.train()
+    assert torch.equal(tower(PIXELS), before)
+    assert not any(parameter.requires_grad for parameter in tower.parameters())
+
+
+def test_a_region_is_where_it_was_in_the_picture() -> None:
+    """A change in the picture's top left corner changes the first region most: heat maps map back."""
+    tower = build_tower("efficientnet_lite0")
+    black = torch.zeros(1, 3, 224, 224, dtype=torch.uint8)
+    spot = black.clone()
+    spot[:, :, :32, :32] = 255
+    change = (tower(spot).float() - tower(black).float()).norm(dim=2)[0]
+    assert int(change.argmax()) in (0, 1, 7, 8)
+    assert change[0] > change[48]
+
+
+def test_a_resnet_s_width_is_read_from_the_network(tmp_path: Path) -> None:
+    """resnet18 gives 512 × 7 × 7, and takes its weights from a file."""
+    import torchvision
+
+    path = tmp_path / "resnet18.pth"
+    torch.manual_seed(0)
+    torch.save(torchvision.models.resnet18().state_dict(), path)
+    tower = build_tower("resnet18", path)
+    assert tower.width == 512
+    assert tower(PIXELS[:1]).shape == (1, 49, 512)
+    with pytest.raises(CheckpointError, match="not those of resnet34"):
+        build_tower("resnet34", path)
+
+
+def test_an_unknown_tower_is_refused() -> None:
+    """The refusal names the towers that there are."""
+    with pytest.raises(CheckpointError, match="resnet152"):
+        build_tower("vgg16")
