@@ -27,7 +27,7 @@ from consumers.source import Message, Offsets, Partition, Position, RevokeListen
 
 __all__ = ["KafkaConnection", "KafkaSource", "KafkaSourceConfig"]
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("nametag.kafka")
 
 POLL_MS = 20
 """How long a poll may wait; a commit waits for the end of the poll under way."""

@@ -18,7 +18,7 @@ from kafka.errors import (
 from consumers.errors import SourceUnavailable
 from consumers.source import Offsets, Partition
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("nametag.kafka")
 
 STALE = (CommitFailedError, RebalanceInProgressError, IllegalGenerationError, UnknownMemberIdError)
 """A commit that lost against a rebalance. The next owner reads those posts again."""

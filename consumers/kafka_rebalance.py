@@ -18,7 +18,7 @@ from kafka.future import Future
 from consumers.kafka_commits import Waiting, ignore, kafka_offsets, readable, release
 from consumers.source import Offsets, Partition, RevokeListener
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("nametag.kafka")
 
 GRACE_SECONDS = 2.0
 """How much later than asyncio's own deadline its answer is given up."""
