@@ -44,6 +44,11 @@ class JsonlSource:
             daemon=True,
         ).start()
 
+    @property
+    def is_ready(self) -> bool:
+        """True: a file that opens can be read."""
+        return True
+
     async def receive(self) -> Sequence[Message]:
         """The next lines; empty at the end of the file and after `stop_intake`."""
         if self._ended or self._stop_receiving.is_set():

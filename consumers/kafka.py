@@ -66,9 +66,10 @@ class KafkaSource:
         self._ended = False
         self._intake_stopped = threading.Event()
         self._closing = threading.Event()
-        self._commits = CommitTable(self._post, self._fail)
+        self._commits = CommitTable(self._post, self._fail, self._epoch)
         self._thread: threading.Thread | None = None
         self._is_full = False
+        self._has_joined = False
 
     async def start(self, on_revoke: RevokeListener) -> None:
         """Connect, and join the group. Raises `SourceUnavailable` with what was tried and what to do."""
@@ -142,6 +143,11 @@ class KafkaSource:
                 log.warning("kafka_close_deadline", extra={"seconds": deadline})
 
     @property
+    def is_ready(self) -> bool:
+        """Whether the group has taken us in, with partitions or as a spare."""
+        return self._has_joined
+
+    @property
     def num_buffered(self) -> int:
         """Messages that were polled and not yet received."""
         return self._buffer.num_messages
@@ -210,12 +216,14 @@ class KafkaSource:
 
     def _poll(self, consumer: KafkaConsumer) -> None:
         self._apply_backpressure(consumer)
+        _keep_joining(consumer)
         try:
             polled = consumer.poll(timeout_ms=POLL_MS)
         except RetriableError as error:
             log.warning("kafka_poll_retried", extra={"error": repr(error)})
             time.sleep(POLL_MS / 1000)
             return
+        self._has_joined = self._has_joined or consumer._coordinator.generation_if_stable() is not None
         messages = [self._message(record) for records in polled.values() for record in records]
         if messages and not self._intake_stopped.is_set():
             self._buffer.count(messages, +1)
@@ -240,8 +248,11 @@ class KafkaSource:
             value=record.value,
             headers=tuple((name, value or b"") for name, value in record.headers),
             timestamp_ms=record.timestamp if record.timestamp >= 0 else None,
-            epoch=self._rebalance.epochs.get(partition, 0),
+            epoch=self._epoch(partition),
         )
+
+    def _epoch(self, partition: Partition) -> int:
+        return self._rebalance.epochs.get(partition, 0)
 
     def _leave(self, consumer: KafkaConsumer | None) -> None:
         if consumer is None:
@@ -279,3 +290,15 @@ class KafkaSource:
             if not future.done():
                 future.set_exception(error)
         self._arrived.set()
+
+
+def _keep_joining(consumer: KafkaConsumer) -> None:
+    """See a join through that outlasts the poll which began it.
+
+    kafka-python 3.0.12 looks at a join under way only while it still sees a reason to join. Where
+    the reason was that the topic's partitions changed, the reason goes as the join begins; then the
+    member reads on, but commits nothing and sends no heartbeat until the broker drops it.
+    """
+    coordinator = consumer._coordinator
+    if coordinator.rebalance_in_progress():
+        coordinator.request_rejoin()

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
@@ -21,7 +21,7 @@ from consumers.source import Offsets, Partition
 log = logging.getLogger("nametag.kafka")
 
 STALE = (CommitFailedError, RebalanceInProgressError, IllegalGenerationError, UnknownMemberIdError)
-"""A commit that lost against a rebalance. The next owner reads those posts again."""
+"""A commit that came amid a rebalance: tried again afterwards, where the partition is still ours."""
 
 Waiting = list[asyncio.Future[None]]
 Post = Callable[..., None]
@@ -31,12 +31,14 @@ class CommitTable:
     """The highest offset wanted for each partition, and who waits for it to be committed.
 
     asyncio writes; the poller empties it between two polls, or the rebalance listener while the
-    poller stands still. `post` runs a function on asyncio's loop, `fail` ends the source there.
+    poller stands still. `post` runs a function on asyncio's loop, `fail` ends the source there,
+    `epoch_of` gives the number of a partition's assignment to us.
     """
 
-    def __init__(self, post: Post, fail: Callable[..., None]) -> None:
+    def __init__(self, post: Post, fail: Callable[..., None], epoch_of: Callable[[Partition], int]) -> None:
         self._post = post
         self._fail = fail
+        self._epoch_of = epoch_of
         self._lock = threading.Lock()
         self._wanted: dict[Partition, int] = {}
         self._waiting: Waiting = []
@@ -65,9 +67,10 @@ class CommitTable:
         if not ours:
             self._post(release, waiting)
             return
+        epochs = {partition: self._epoch_of(partition) for partition in ours}
         sent = consumer.commit_async(kafka_offsets(ours), callback=ignore)
         sent.add_callback(lambda result: self._committed(result, ours, waiting))
-        sent.add_errback(lambda error: self._not_committed(error, ours, waiting))
+        sent.add_errback(lambda error: self._not_committed(error, ours, epochs, waiting))
 
     def _committed(self, result: Any, offsets: Offsets, waiting: Waiting) -> None:
         if result is None:
@@ -76,9 +79,13 @@ class CommitTable:
             # The client answers for the look-up of an unknown coordinator, not for the commit.
             self.want(offsets, *waiting)
 
-    def _not_committed(self, error: BaseException, offsets: Offsets, waiting: Waiting) -> None:
+    def _not_committed(
+        self, error: BaseException, offsets: Offsets, epochs: Mapping[Partition, int], waiting: Waiting
+    ) -> None:
         if isinstance(error, STALE):
-            log.info("commit_overtaken", extra={"offsets": readable(offsets), "error": repr(error)})
+            # Nobody waits: a rebalance lasts as long as the slowest member, and the work goes on.
+            log.debug("commit_postponed", extra={"offsets": readable(offsets), "error": repr(error)})
+            self.want({p: offset for p, offset in offsets.items() if epochs[p] == self._epoch_of(p)})
             self._post(release, waiting)
         elif isinstance(error, RetriableError):
             self.want(offsets, *waiting)

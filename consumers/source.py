@@ -56,6 +56,10 @@ RevokeListener = Callable[[frozenset[Partition]], Awaitable[Offsets]]
 class PostSource(Protocol):
     """A stream of messages that remembers how far it was read."""
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether messages can come, as far as it is ours to see to."""
+
     async def start(self, on_revoke: RevokeListener) -> None:
         """Begin to read. Raises a `SourceUnavailable` where there is nothing to read from."""
 

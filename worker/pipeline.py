@@ -18,6 +18,7 @@ What happens with an error:
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -91,7 +92,13 @@ class Pipeline:
         self._finished = asyncio.Event()
         self._publishing = asyncio.Lock()
         self._acknowledged: dict[Partition, int] = {}
-        self.ready = False
+        self._arrived: deque[Message] = deque()
+        self._is_running = False
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether posts that come now are tagged."""
+        return self._is_running and self._parts.source.is_ready
 
     async def run(self, stop: asyncio.Event) -> None:
         """Run until the source ends, or until `stop` is set and what is under way is finished.
@@ -104,7 +111,7 @@ class Pipeline:
             stack.push_async_callback(self._parts.source.close)
             await self._parts.source.start(self._give_up)
             await self._parts.sink.start()
-            self.ready = True
+            self._is_running = True
             try:
                 async with asyncio.TaskGroup() as tasks:
                     helpers = [
@@ -117,14 +124,21 @@ class Pipeline:
                     for task in [*helpers, *posts]:
                         task.cancel()
             finally:
-                self.ready = False
+                self._is_running = False
                 self._parts.batcher.close()
 
     async def _take_in(self, tasks: asyncio.TaskGroup) -> set[asyncio.Task[None]]:
         posts: set[asyncio.Task[None]] = set()
         while messages := await self._parts.source.receive():
-            for message in messages:
+            self._arrived.extend(messages)
+            while self._arrived:
+                message = self._arrived[0]
                 await self._room.enter(message.num_bytes)
+                if not self._arrived or self._arrived[0] is not message:
+                    # Its partition was given up, or the intake stopped, while it waited for room.
+                    await self._room.leave(message.num_bytes)
+                    continue
+                self._arrived.popleft()
                 self._parts.metrics.received.inc()
                 self._parts.metrics.in_flight.inc()
                 self._ledger.open(message)
@@ -207,6 +221,7 @@ class Pipeline:
 
     async def _give_up(self, partitions: frozenset[Partition]) -> Offsets:
         """Before `partitions` go to another worker: publish what is finished, forget the rest."""
+        self._arrived = deque(m for m in self._arrived if m.position.partition not in partitions)
         async with self._publishing:
             await self._publish(self._ledger.release(partitions))
             dropped = self._ledger.forget(partitions)
@@ -225,6 +240,7 @@ class Pipeline:
     async def _stop_intake_after(self, stop: asyncio.Event) -> None:
         await stop.wait()
         log.info("stopping", extra={"num_in_flight": self._room.num_posts})
+        self._arrived.clear()
         await self._parts.source.stop_intake()
 
     async def _drain(self, stop: asyncio.Event) -> None:

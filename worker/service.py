@@ -72,7 +72,7 @@ async def run_worker(
                 await pipeline.run(stop)
                 return metrics
             server = ServerConfig(host=settings.server.host, port=settings.server.port)
-            async with serve(server, metrics, lambda: pipeline.ready and not stop.is_set()) as address:
+            async with serve(server, metrics, lambda: pipeline.is_ready and not stop.is_set()) as address:
                 on_listening(address)
                 await pipeline.run(stop)
     finally:

@@ -71,6 +71,19 @@ class Worker:
 
         _until(is_ready, self.told)
 
+    def wait_partitions(self, count: int) -> None:
+        """Wait until the group has settled on `count` partitions for this worker."""
+
+        def has_count() -> bool:
+            log = "".join(self.log)
+            num_given, num_taken = (
+                sum(line.count("'posts-") for line in re.findall(rf"partitions_{event} partitions=(.*)", log))
+                for event in ("assigned", "revoked")
+            )
+            return num_given - num_taken == count
+
+        _until(has_count, self.told)
+
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(timeout=60)
@@ -127,6 +140,7 @@ def test_500_real_posts_two_workers(
     with running(environment, count=2) as workers:
         for worker in workers:
             worker.wait_ready()
+            worker.wait_partitions(2)
         sent = _send(kafka_bootstrap, topics.posts, posts)
         events = _receive(kafka_bootstrap, topics.entities, len(posts), workers)
         _until(lambda: sum(w.metric("nametag_posts_total") for w in workers) == len(posts), workers[0].told)

@@ -6,7 +6,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from kafka import KafkaProducer
+from kafka import KafkaAdminClient, KafkaProducer
 
 from consumers.errors import SourceUnavailable
 from consumers.kafka import KafkaConnection, KafkaSource, KafkaSourceConfig
@@ -95,6 +95,48 @@ def test_resumes_after_the_commit(make_source: Make, send: Callable[[int], None]
             return await receive(second, 8)
         finally:
             await second.close()
+
+    send(40)
+    assert {m.position.offset for m in asyncio.run(run())} == {10, 11}
+
+
+def test_commits_after_the_topic_grew(
+    make_source: Make,
+    send: Callable[[int], None],
+    topics: Any,
+    kafka_bootstrap: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A join that the topic's growth began, and that outlasts its poll, still ends in a member that may commit."""
+    monkeypatch.setattr("consumers.kafka.POLL_MS", 1)
+
+    async def run() -> list[Message]:
+        first = make_source()
+        await first.start(nothing_to_commit)
+        messages = await receive(first, 40)
+        await asyncio.to_thread(grow)
+        # Otherwise noticed after five minutes.
+        first._rebalance.consumer._cluster.request_update()
+        messages += await receive(first, 1)
+        await first.commit(next_offsets(messages))
+        # A commit doesn't wait for a rebalance; one that was postponed is given time to follow.
+        await asyncio.sleep(0.5)
+        await first.close()
+        send(8)
+        second = make_source()
+        await second.start(nothing_to_commit)
+        try:
+            return await receive(second, 8)
+        finally:
+            await second.close()
+
+    def grow() -> None:
+        admin = KafkaAdminClient(bootstrap_servers=kafka_bootstrap)
+        admin.create_partitions({topics.posts: topics.num_partitions + 1})
+        admin.close()
+        producer = KafkaProducer(bootstrap_servers=kafka_bootstrap)
+        producer.send(topics.posts, b"new", partition=topics.num_partitions).get(timeout=10)
+        producer.close(timeout=5)
 
     send(40)
     assert {m.position.offset for m in asyncio.run(run())} == {10, 11}
