@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check env services format schemas clean
+.PHONY: demo test check env services format schemas constraints picture clean
 
 demo: env  ## tag the example posts and watch
 	$(BIN)/nametag demo
@@ -40,6 +40,13 @@ format: env  ## format and mend what can be mended
 
 schemas: env  ## write the JSON Schemas anew from the models
 	$(BIN)/python -m consumers.messages
+
+constraints: env  ## pin what .venv holds now
+	{ sed -n '/^#/p' constraints.txt; $(BIN)/uv pip freeze --python $(BIN)/python --exclude-editable \
+	  | grep -Ev '^(pip|setuptools|uv|nvidia|triton|cuda)'; } > constraints.new && mv constraints.new constraints.txt
+
+picture: env  ## draw the README's picture of the demo
+	$(BIN)/python worker/examples/draw.py
 
 clean:  ## remove what was made, the environment included
 	rm -rf .venv demo-out .mypy_cache .ruff_cache .pytest_cache .hypothesis
