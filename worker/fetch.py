@@ -7,11 +7,13 @@ rebinding, no IP literal past the resolver, on every hop. Redirects are followed
 import asyncio
 import ipaddress
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
 import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from worker.errors import ImageError
@@ -26,8 +28,14 @@ _BY_STATUS = {
     410: ImageStatus.GONE,
     451: ImageStatus.FORBIDDEN,
 }
-# Ways to write an IPv4 address inside an IPv6 one: NAT64, and 6to4 (2002::/16 is 'global' to Python).
-_TUNNELS = tuple(map(ipaddress.ip_network, ("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32", "::/96")))
+# What is 'global' to Python, or to some release of it, and must not be dialled: the IETF's own blocks, the
+# tunnels that carry an IPv4 address inside an IPv6 one (Teredo, 6to4 and its relay), and documentation.
+_NOT_DIALLED = tuple(
+    map(ipaddress.ip_network, ("192.0.0.0/24", "192.88.99.0/24", "2001::/23", "2002::/16", "3fff::/20"))
+)
+_GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
+_DNS_THREADS = 8
+_DNS_CACHE_SECONDS = 60
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +72,9 @@ def is_public(address: str) -> bool:
         ip = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
         return False
-    if ip.version == 6 and (ip.ipv4_mapped is not None or any(ip in network for network in _TUNNELS)):
+    if ip.version == 6 and ip not in _GLOBAL_UNICAST:  # mapped, NAT64, site-local, …
+        return False
+    if any(ip in network for network in _NOT_DIALLED):
         return False
     return ip.is_global and not ip.is_multicast and not ip.is_reserved
 
@@ -73,45 +83,65 @@ class _BlockedAddress(OSError):
     """Raised in place of a connection to an address that isn't public."""
 
 
+class _Resolver(AbstractResolver):
+    """Looks names up on threads of its own.
+
+    A name server that never answers holds a thread for half a minute; on asyncio's default threads
+    it would hold up all that is run there. Addresses that aren't public are left out already here, so
+    that a host with none but those is told apart; the socket is guarded all the same.
+    """
+
+    def __init__(self, threads: ThreadPoolExecutor, *, guarded: bool) -> None:
+        self._threads = threads
+        self._guarded = guarded
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        """The addresses of `host`. Raises `_BlockedAddress` where it has none but guarded ones."""
+        found = await asyncio.get_running_loop().run_in_executor(
+            self._threads, lambda: socket.getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM)
+        )
+        addresses = [(kind, protocol, str(address[0])) for kind, _, protocol, _, address in found]
+        dialled = [entry for entry in addresses if not self._guarded or is_public(entry[2])]
+        if addresses and not dialled:
+            raise _BlockedAddress(f"{addresses[0][2]} is no public address")
+        return [
+            ResolveResult(
+                hostname=host, host=address, port=port, family=kind, proto=protocol, flags=socket.AI_NUMERICHOST
+            )
+            for kind, protocol, address in dialled
+        ]
+
+    async def close(self) -> None:
+        """Nothing to let go of: the threads are the fetcher's."""
+
+
 class ImageFetcher:
-    """Fetches pictures within limits; one fetch for all that wait for the same URL."""
+    """Fetches pictures within limits."""
 
     def __init__(self, limits: FetchLimits) -> None:
         self._limits = limits
         self._allowed = frozenset(URL(origin).origin() for origin in limits.allow_origins)
-        self._flights: dict[str, asyncio.Task[bytes]] = {}
+        self._dns = ThreadPoolExecutor(_DNS_THREADS, thread_name_prefix="dns")
         self._guarded: aiohttp.ClientSession | None = None
         self._trusted: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
-        self._guarded = self._session(_guarded_socket)
-        self._trusted = self._session(None)
+        self._guarded = self._session(guarded=True)
+        self._trusted = self._session(guarded=False)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for flight in self._flights.values():
-            flight.cancel()
         for session in (self._guarded, self._trusted):
             if session is not None:
                 await session.close()
+        self._dns.shutdown(wait=False, cancel_futures=True)
 
     async def fetch(self, url: str) -> bytes:
         """The bytes at `url`. Raises `ImageError` with the status that the event will have."""
-        flight = self._flights.get(url)
-        if flight is None:
-            flight = self._flights[url] = asyncio.create_task(self._fetch_in_time(url))
-            flight.add_done_callback(lambda done: self._land(url, done))
-        # A waiter that gives up must not take the flight from the others.
-        return await asyncio.shield(flight)
-
-    def _land(self, url: str, flight: asyncio.Task[bytes]) -> None:
-        self._flights.pop(url, None)
-        if not flight.cancelled():
-            flight.exception()  # whoever waited has it; nobody may be left
-
-    async def _fetch_in_time(self, url: str) -> bytes:
         try:
             async with asyncio.timeout(self._limits.total_seconds):
                 return await self._follow(url)
@@ -119,11 +149,13 @@ class ImageFetcher:
             raise ImageError(ImageStatus.TOO_SLOW, "not within the deadline") from error
         except _BlockedAddress as error:
             raise ImageError(ImageStatus.BLOCKED_ADDRESS, str(error)) from error
-        except aiohttp.ClientConnectorDNSError as error:
-            raise ImageError(ImageStatus.NOT_FOUND, "the host's name can't be resolved") from error
+        except aiohttp.InvalidURL as error:
+            raise ImageError(ImageStatus.BLOCKED_ADDRESS, "no URL") from error
         except aiohttp.ClientConnectorError as error:
             if isinstance(error.os_error, _BlockedAddress):
                 raise ImageError(ImageStatus.BLOCKED_ADDRESS, str(error.os_error)) from error
+            if isinstance(error, aiohttp.ClientConnectorDNSError):
+                raise ImageError(ImageStatus.NOT_FOUND, "the host's name can't be resolved") from error
             raise ImageError(ImageStatus.HOST_DOWN, "the host can't be reached") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise ImageError(ImageStatus.HOST_DOWN, f"the host broke off: {type(error).__name__}") from error
@@ -137,7 +169,7 @@ class ImageFetcher:
             async with session.get(target, allow_redirects=False) as response:
                 if response.status not in _REDIRECTS:
                     return await self._read(response)
-                url = str(target.join(URL(response.headers.get("Location", ""))))
+                url = _next_hop(target, response.headers.get("Location"))
         raise ImageError(ImageStatus.BLOCKED_ADDRESS, "too many redirects")
 
     def _checked(self, url: str) -> URL:
@@ -172,10 +204,14 @@ class ImageFetcher:
                 raise ImageError(ImageStatus.TOO_LARGE, f"over {limit} bytes")
         return bytes(data)
 
-    def _session(self, socket_factory: Any) -> aiohttp.ClientSession:
+    def _session(self, *, guarded: bool) -> aiohttp.ClientSession:
         limits = self._limits
         connector = aiohttp.TCPConnector(
-            limit=limits.overall, limit_per_host=limits.per_host, socket_factory=socket_factory
+            limit=limits.overall,
+            limit_per_host=limits.per_host,
+            resolver=_Resolver(self._dns, guarded=guarded),
+            ttl_dns_cache=_DNS_CACHE_SECONDS,
+            socket_factory=_guarded_socket if guarded else None,
         )
         timeout = aiohttp.ClientTimeout(
             total=limits.total_seconds, sock_connect=limits.connect_seconds, sock_read=limits.idle_seconds
@@ -188,6 +224,15 @@ class ImageFetcher:
             headers={"Accept-Encoding": "identity", "User-Agent": limits.user_agent, "Accept": "image/*"},
             trust_env=False,
         )
+
+
+def _next_hop(target: URL, location: str | None) -> str:
+    if not location:
+        raise ImageError(ImageStatus.NOT_FOUND, "a redirect to nowhere")
+    try:
+        return str(target.join(URL(location)))
+    except ValueError as error:
+        raise ImageError(ImageStatus.BLOCKED_ADDRESS, "a redirect to what is no URL") from error
 
 
 def _guarded_socket(info: tuple[Any, ...]) -> socket.socket:

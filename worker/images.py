@@ -4,6 +4,7 @@ Three kinds of entries: a URL's pixel digest or the reason why it can't be had, 
 features that one tower has of one picture, which serve every post that shows it.
 """
 
+import asyncio
 import hashlib
 from dataclasses import dataclass
 
@@ -48,7 +49,7 @@ class FoundPixels:
 
 
 class ImageSource:
-    """Looks pictures up for one tower."""
+    """Looks pictures up for one tower; one look-up for all that wait for the same URL."""
 
     def __init__(
         self,
@@ -63,15 +64,30 @@ class ImageSource:
         self._cache = cache
         self._tower_digest = tower_digest
         self._shape = feature_shape
+        self._flights: dict[str, asyncio.Task[FoundFeatures | FoundPixels]] = {}
 
     async def look_up(self, url: str) -> FoundFeatures | FoundPixels:
         """The picture at `url`. Raises `ImageError` with the status that the event will have."""
+        flight = self._flights.get(url)
+        if flight is None:
+            flight = self._flights[url] = asyncio.create_task(self._look_up(url))
+            flight.add_done_callback(lambda done: self._land(url, done))
+        # A waiter that gives up must not take the flight from the others.
+        return await asyncio.shield(flight)
+
+    def _land(self, url: str, flight: asyncio.Task[FoundFeatures | FoundPixels]) -> None:
+        self._flights.pop(url, None)
+        if not flight.cancelled():
+            flight.exception()  # whoever waited has it; nobody may be left
+
+    async def _look_up(self, url: str) -> FoundFeatures | FoundPixels:
         seen = await self._cache.get(_url_key("seen", url))
         if seen is not None:
-            kind, _, rest = seen.decode().partition(":")
-            if kind == "failed":
+            kind, _, rest = seen.decode("ascii", "replace").partition(":")
+            # A status that another release wrote, and this one doesn't know, is a miss.
+            if kind == "failed" and rest in FAILURE_SECONDS:
                 raise ImageError(ImageStatus(rest), "it failed a short while ago")
-            if (features := await self._features(rest)) is not None:
+            if kind == "pixels" and (features := await self._features(rest)) is not None:
                 return FoundFeatures(digest=rest, features=features)
         try:
             data = await self._bytes(url)
