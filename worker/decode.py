@@ -31,6 +31,11 @@ class DecodeLimits:
     seconds: float = 10.0
     processes: int = 1
 
+    def __post_init__(self) -> None:
+        for name in ("max_pixels", "seconds", "processes"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
+
 
 @dataclass(frozen=True, slots=True)
 class Pixels:
@@ -68,8 +73,8 @@ def _pixels(image: Image.Image, limits: DecodeLimits) -> Pixels:
     # Draft decodes a large JPEG at a half, a quarter or an eighth, never below what is asked for.
     image.draft("RGB", (2 * SIDE, 2 * SIDE))
     image.load()
-    upright = ImageOps.exif_transpose(image)
-    rgb = _to_rgb(upright).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+    ImageOps.exif_transpose(image, in_place=True)
+    rgb = _to_rgb(image).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
     values = np.ascontiguousarray(np.asarray(rgb, dtype=np.uint8).transpose(2, 0, 1))
     return Pixels(values, hashlib.sha256(values.tobytes()).hexdigest())
 
@@ -77,8 +82,8 @@ def _pixels(image: Image.Image, limits: DecodeLimits) -> Pixels:
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         # 16 bits of grey: the upper eight are the picture; Pillow's own conversion clips them white.
-        grey = np.asarray(image).astype(np.float64) / 257
-        return Image.fromarray(grey.clip(0, 255).astype(np.uint8)).convert("RGB")
+        grey = np.asarray(image).clip(0, 0xFFFF).astype(np.uint16) >> 8
+        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         coloured = image.convert("RGBA")
         ground = Image.new("RGBA", coloured.size, "white")
@@ -94,11 +99,18 @@ def _unread(data: bytes) -> ImageStatus:
 
 
 class Decoder:
-    """Decodes in processes of its own; one that dies or hangs is replaced, and its picture is bad."""
+    """Decodes in processes of its own; one that dies or hangs is replaced, and its picture is bad.
+
+    Each process takes one picture at a time, so that a death or a timeout is the fault of that picture
+    and of none that waits.
+    """
 
     def __init__(self, limits: DecodeLimits) -> None:
         self._limits = limits
-        self._pool = self._new_pool()
+        self._free: asyncio.Queue[ProcessPoolExecutor] = asyncio.Queue()
+        self._pools = {_new_pool() for _ in range(limits.processes)}
+        for pool in self._pools:
+            self._free.put_nowait(pool)
 
     async def __aenter__(self) -> Self:
         return self
@@ -106,27 +118,47 @@ class Decoder:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        _end(self._pool)
+        while self._pools:
+            _end(self._pools.pop())
 
     async def decode(self, data: bytes) -> Pixels:
         """`decode`, elsewhere. Raises `ImageError` as it does, also where the process dies."""
-        pool = self._pool
-        future = asyncio.get_running_loop().run_in_executor(pool, _decode_or_status, data, self._limits)
         try:
-            result = await asyncio.wait_for(future, self._limits.seconds)
-        except (BrokenExecutor, TimeoutError) as error:
-            if self._pool is pool:
-                self._pool = self._new_pool()
-                _end(pool)
-            raise ImageError(ImageStatus.BAD_IMAGE, "the decoder died of it, or hung") from error
+            result = await self._decode_once(data)
+        except BrokenExecutor:
+            # It may have died before, of something else: a second death is the picture's fault.
+            try:
+                result = await self._decode_once(data)
+            except BrokenExecutor as error:
+                raise ImageError(ImageStatus.BAD_IMAGE, "the decoder died of it") from error
         if isinstance(result, Pixels):
             return result
         raise ImageError(*result)
 
-    def _new_pool(self) -> ProcessPoolExecutor:
-        # spawn: the worker has threads, and a fork after threads may hang.
-        context = multiprocessing.get_context("spawn")
-        return ProcessPoolExecutor(self._limits.processes, mp_context=context, initializer=_ignore_interrupt)
+    async def _decode_once(self, data: bytes) -> Pixels | tuple[ImageStatus, str]:
+        pool = await self._free.get()
+        try:
+            loop = asyncio.get_running_loop()
+            async with asyncio.timeout(self._limits.seconds):
+                return await loop.run_in_executor(pool, _decode_or_status, data, self._limits)
+        except TimeoutError as error:
+            pool = self._replace(pool)
+            raise ImageError(ImageStatus.BAD_IMAGE, f"not decoded within {self._limits.seconds:g} s") from error
+        except (BrokenExecutor, asyncio.CancelledError):
+            # Whoever is cancelled leaves a process at work: the next picture shouldn't wait for it.
+            pool = self._replace(pool)
+            raise
+        finally:
+            self._free.put_nowait(pool)
+
+    def _replace(self, pool: ProcessPoolExecutor) -> ProcessPoolExecutor:
+        if pool not in self._pools:  # the decoder is closed
+            return pool
+        self._pools.remove(pool)
+        _end(pool)
+        fresh = _new_pool()
+        self._pools.add(fresh)
+        return fresh
 
 
 def _decode_or_status(data: bytes, limits: DecodeLimits) -> Pixels | tuple[ImageStatus, str]:
@@ -135,6 +167,12 @@ def _decode_or_status(data: bytes, limits: DecodeLimits) -> Pixels | tuple[Image
         return decode(data, limits)
     except ImageError as error:
         return error.status, str(error)
+
+
+def _new_pool() -> ProcessPoolExecutor:
+    # spawn: the worker has threads, and a fork after threads may hang.
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(1, mp_context=context, initializer=_ignore_interrupt)
 
 
 def _ignore_interrupt() -> None:
