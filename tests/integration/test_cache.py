@@ -1,0 +1,139 @@
+"""The same contract for both caches, and what Redis in trouble costs: nothing but a metric."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from uuid import uuid4
+
+import pytest
+from redis import Redis
+
+from worker.cache import Cache, CacheLimits, MemoryCache, RedisCache
+
+MakeCache = Callable[[], Cache]
+
+
+@pytest.fixture(params=["memory", "redis"])
+def make_cache(request: pytest.FixtureRequest) -> MakeCache:
+    """A way to make each kind of cache, inside the loop that uses it."""
+    if request.param == "memory":
+        return lambda: MemoryCache(max_bytes=1_000_000)
+    url = request.getfixturevalue("redis_url")
+    return lambda: RedisCache(url, CacheLimits())
+
+
+def run(make_cache: MakeCache, scenario: Callable[[Cache], Awaitable[None]]) -> None:
+    async def whole() -> None:
+        cache = make_cache()
+        try:
+            await scenario(cache)
+        finally:
+            await cache.close()
+
+    asyncio.run(whole())
+
+
+def test_what_was_put_is_got(make_cache: MakeCache) -> None:
+    """Any bytes, the empty ones too; another key is a miss; a second value replaces the first."""
+    key = uuid4().hex
+
+    async def scenario(cache: Cache) -> None:
+        assert await cache.get(key) is None
+        for value in (b"", b"\x00\xff" * 1000, b"other"):
+            await cache.set(key, value, 60)
+            assert await cache.get(key) == value
+        assert await cache.get(key + "x") is None
+
+    run(make_cache, scenario)
+
+
+def test_a_value_has_its_time(make_cache: MakeCache) -> None:
+    """Past its time it is a miss."""
+    key = uuid4().hex
+
+    async def scenario(cache: Cache) -> None:
+        await cache.set(key, b"x", 0.2)
+        assert await cache.get(key) == b"x"
+        await asyncio.sleep(0.35)
+        assert await cache.get(key) is None
+
+    run(make_cache, scenario)
+
+
+def test_memory_is_bounded() -> None:
+    """The least recently used make room; one larger than all is not kept."""
+
+    async def scenario() -> None:
+        cache = MemoryCache(max_bytes=30)
+        for name in "abc":
+            await cache.set(name, b"x" * 10, 60)
+        await cache.get("a")
+        await cache.set("d", b"x" * 10, 60)
+        assert [await cache.get(name) is not None for name in "abcd"] == [True, False, True, True]
+        await cache.set("e", b"x" * 31, 60)
+        assert await cache.get("e") is None
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("damage", [b"", b"short", b"\x00" * 200])
+def test_a_foreign_or_damaged_value_is_a_miss(redis_url: str, damage: bytes) -> None:
+    """A value that isn't what was put under this key is noticed, and counted."""
+    events: list[str] = []
+    keys = uuid4().hex, uuid4().hex
+    direct = Redis.from_url(redis_url)
+
+    async def scenario() -> None:
+        cache = RedisCache(redis_url, CacheLimits(), on_event=events.append)
+        await cache.set(keys[0], b"value", 60)
+        framed = direct.get(keys[0])
+        assert isinstance(framed, bytes)
+        direct.set(keys[1], framed)  # another key's reply
+        assert await cache.get(keys[1]) is None
+        direct.set(keys[0], damage or framed[:-1])
+        assert await cache.get(keys[0]) is None
+        await cache.close()
+
+    asyncio.run(scenario())
+    assert events == ["corrupt", "corrupt"]
+    direct.close()
+
+
+def test_redis_down_costs_a_metric() -> None:
+    """Nobody listens: misses, no exception, and after a few failures no more waiting."""
+    events: list[str] = []
+
+    async def scenario() -> float:
+        limits = CacheLimits(timeout_seconds=0.1, failures_to_open=3)
+        cache = RedisCache("redis://127.0.0.1:9/0", limits, on_event=events.append)
+        for _ in range(3):
+            assert await cache.get("k") is None
+        start = time.perf_counter()
+        for _ in range(100):
+            await cache.set("k", b"v", 60)
+        await cache.close()
+        return time.perf_counter() - start
+
+    assert asyncio.run(scenario()) < 0.1
+    assert events.count("error") == 3
+    assert events.count("bypassed") == 100
+
+
+def test_redis_hung_costs_the_deadline() -> None:
+    """A peer that accepts and never answers costs the cache's own deadline, not the post's."""
+
+    async def scenario() -> float:
+        async def hang(_reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+            await asyncio.sleep(3600)
+
+        server = await asyncio.start_server(hang, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        cache = RedisCache(f"redis://127.0.0.1:{port}/0", CacheLimits(timeout_seconds=0.1))
+        start = time.perf_counter()
+        assert await cache.get("k") is None
+        spent = time.perf_counter() - start
+        await cache.close()
+        server.close()
+        return spent
+
+    assert asyncio.run(scenario()) < 1
