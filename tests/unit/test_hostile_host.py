@@ -1,0 +1,293 @@
+"""A hostile image server: whatever it sends, the fetcher ends in time, in bounds, and with a status."""
+
+import asyncio
+import gzip
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from worker.errors import ImageError
+from worker.fetch import FetchLimits, ImageFetcher, is_public
+from worker.image_status import ImageStatus
+
+Speak = Callable[[asyncio.StreamWriter], Awaitable[None]]
+HEAD = b"HTTP/1.1 200 OK\r\n"
+
+
+@asynccontextmanager
+async def raw_server(speak: Speak) -> AsyncIterator[tuple[str, asyncio.Event]]:
+    """A server that reads a request, then says what `speak` writes; its origin, and whether the peer hung up."""
+    hung_up = asyncio.Event()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError, asyncio.IncompleteReadError):
+            await reader.readuntil(b"\r\n\r\n")
+            await speak(writer)
+            await writer.drain()
+            writer.write_eof()
+            await reader.read()
+        hung_up.set()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", hung_up
+    finally:
+        server.close()
+
+
+def fetched(speak: Speak, **limits: Any) -> bytes | ImageStatus:
+    """What a fetch from such a server gives; checks that it ends in time and that the connection is let go."""
+
+    async def scenario() -> bytes | ImageStatus:
+        async with raw_server(speak) as (origin, hung_up):
+            wanted = FetchLimits(**{"total_seconds": 0.5, "allow_origins": frozenset({origin}), **limits})
+            async with ImageFetcher(wanted) as fetcher:
+                start = time.perf_counter()
+                try:
+                    result: bytes | ImageStatus = await fetcher.fetch(origin + "/x.jpg")
+                except ImageError as error:
+                    result = error.status
+                assert time.perf_counter() - start < wanted.total_seconds + 2
+            await asyncio.wait_for(hung_up.wait(), 2)
+            return result
+
+    return asyncio.run(scenario())
+
+
+async def flood(writer: asyncio.StreamWriter, piece: bytes) -> None:
+    while True:
+        writer.write(piece)
+        await writer.drain()
+
+
+async def drip(writer: asyncio.StreamWriter, piece: bytes) -> None:
+    while True:
+        writer.write(piece)
+        await writer.drain()
+        await asyncio.sleep(0.05)
+
+
+def test_headers_that_drip_end_at_the_deadline() -> None:
+    """A slow loris keeps every idle limit, and no header ever ends."""
+
+    async def speak(writer: asyncio.StreamWriter) -> None:
+        writer.write(HEAD + b"X: ")
+        await drip(writer, b"x")
+
+    assert fetched(speak) == ImageStatus.TOO_SLOW
+
+
+def test_silence_ends_at_the_idle_limit() -> None:
+    """A host that takes the request and says nothing costs the idle limit, not the deadline."""
+
+    async def silent(_writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(30)
+
+    async def scenario() -> float:
+        async with raw_server(silent) as (origin, _):
+            limits = FetchLimits(total_seconds=10, idle_seconds=0.2, allow_origins=frozenset({origin}))
+            async with ImageFetcher(limits) as fetcher:
+                start = time.perf_counter()
+                with pytest.raises(ImageError) as caught:
+                    await fetcher.fetch(origin + "/x.jpg")
+                assert caught.value.status is ImageStatus.TOO_SLOW
+                return time.perf_counter() - start
+
+    assert asyncio.run(scenario()) < 2
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [b"X-Filler: " + b"x" * 1000 + b"\r\n", b"A: b\r\n", b"x" * 4096],
+    ids=["many large headers", "many small headers", "one endless header"],
+)
+def test_headers_without_end_are_refused(piece: bytes) -> None:
+    """Headers have a limit of their own, far below what a host can send until the deadline."""
+
+    async def speak(writer: asyncio.StreamWriter) -> None:
+        writer.write(HEAD)
+        await flood(writer, piece)
+
+    assert fetched(speak, total_seconds=5) == ImageStatus.HOST_DOWN
+
+
+def test_interim_answers_without_end_stop_at_the_deadline() -> None:
+    """100 Continue for ever doesn't hold up the loop: the deadline still comes."""
+    assert fetched(lambda writer: flood(writer, b"HTTP/1.1 100 Continue\r\n\r\n" * 100)) == ImageStatus.TOO_SLOW
+
+
+@pytest.mark.parametrize(
+    "framing",
+    [b"\r\n", b"Transfer-Encoding: chunked\r\n\r\n", b"Content-Length: 100\r\nTransfer-Encoding: chunked\r\n\r\n"],
+    ids=["until the connection ends", "chunked", "chunked with a length that lies"],
+)
+def test_a_body_without_end_stops_at_the_limit(framing: bytes) -> None:
+    """The bytes read are what counts, and the connection is cut rather than drained."""
+    piece = b"x" * 4096
+    chunk = b"1000\r\n" + piece + b"\r\n" if b"chunked" in framing else piece
+
+    async def speak(writer: asyncio.StreamWriter) -> None:
+        writer.write(HEAD + framing)
+        await flood(writer, chunk)
+
+    result = fetched(speak, max_image_bytes=100_000, total_seconds=5)
+    # Both a length and chunks is a smuggler's trick, which the parser may refuse as a whole.
+    assert result == ImageStatus.TOO_LARGE or (b"Length" in framing and result == ImageStatus.HOST_DOWN)
+
+
+def test_a_compressed_body_is_not_unpacked() -> None:
+    """A gzip bomb that nobody asked for stays as small as it came."""
+    bomb = gzip.compress(b"\0" * 20_000_000)
+
+    async def speak(writer: asyncio.StreamWriter) -> None:
+        writer.write(HEAD + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(bomb) + bomb)
+
+    assert fetched(speak, max_image_bytes=100_000) == bomb
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        None,
+        "",
+        "http://[::1",
+        "http://u:p@example.org/",
+        "//127.0.0.1/",
+        "http://0x7f.1/",
+        "\\\\127.0.0.1\\x",
+        "data:,x",
+    ],
+)
+def test_a_redirect_to_nowhere_good_is_refused(location: str | None) -> None:
+    """A redirect without a target, to no URL, with credentials, or to a private address by another name."""
+
+    async def speak(writer: asyncio.StreamWriter) -> None:
+        told = b"" if location is None else b"Location: " + location.encode() + b"\r\n"
+        writer.write(b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\n" + told + b"\r\n")
+
+    assert fetched(speak) in (ImageStatus.BLOCKED_ADDRESS, ImageStatus.NOT_FOUND)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    st.sampled_from(
+        [b"", HEAD, HEAD + b"\r\n", HEAD + b"Transfer-Encoding: chunked\r\n\r\n", b"HTTP/1.1 302 x\r\nLocation: "]
+    ),
+    st.binary(max_size=200),
+)
+def test_any_answer_is_bytes_or_a_status(start: bytes, rest: bytes) -> None:
+    """No answer stops the worker: whatever else the HTTP client raises would."""
+
+    async def speak(writer: asyncio.StreamWriter) -> None:
+        writer.write(start + rest)
+
+    assert isinstance(fetched(speak), bytes | ImageStatus)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.text(max_size=40),
+    st.sampled_from(["", "http://", "http://127.0.0.1/", "http://127.0.0.1:", "https://[", "http://a@"]),
+)
+def test_any_url_is_refused_with_a_status(rest: str, start: str) -> None:
+    """A post may hold any text where a URL should be; lone surrogates and control characters too."""
+
+    async def scenario() -> None:
+        async with ImageFetcher(FetchLimits(total_seconds=0.5)) as fetcher:
+            with pytest.raises(ImageError):
+                await fetcher.fetch(start + rest)
+
+    # Names that could exist are left to the resolver's tests: no test asks a name server.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("worker.fetch.socket.getaddrinfo", no_such_host)
+        asyncio.run(scenario())
+
+
+def no_such_host(*_arguments: Any, **_named: Any) -> list[Any]:
+    raise socket.gaierror(socket.EAI_NONAME, "no such host")
+
+
+def test_a_name_that_changes_its_address_is_not_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rebinding: a name that is public at first and private when dialled never reaches a private socket."""
+    answers = iter(["93.184.215.14", "127.0.0.1", "10.0.0.1"])
+    dialled: list[str] = []
+
+    def resolve(_host: str, port: int, **_named: Any) -> list[Any]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (next(answers), port))]
+
+    async def refuse(_loop: object, _socket: socket.socket, address: tuple[str, int]) -> None:
+        dialled.append(address[0])
+        raise ConnectionRefusedError
+
+    async def scenario() -> list[ImageStatus]:
+        monkeypatch.setattr(type(asyncio.get_running_loop()), "sock_connect", refuse)
+        statuses = []
+        for _ in range(3):  # a fetcher each: the first one's look-up would be kept
+            async with ImageFetcher(FetchLimits()) as fetcher:
+                with pytest.raises(ImageError) as caught:
+                    await fetcher.fetch("http://rebinding.example/x.jpg")
+                statuses.append(caught.value.status)
+        return statuses
+
+    monkeypatch.setattr("worker.fetch.socket.getaddrinfo", resolve)
+    blocked = ImageStatus.BLOCKED_ADDRESS
+    assert asyncio.run(scenario()) == [ImageStatus.HOST_DOWN, blocked, blocked]
+    assert dialled == ["93.184.215.14"]
+    assert all(map(is_public, dialled))
+
+
+def test_of_several_addresses_only_public_ones_are_dialled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name with a private address among public ones doesn't get the private one tried as a fallback."""
+    dialled: list[str] = []
+
+    def resolve(_host: str, port: int, **_named: Any) -> list[Any]:
+        hosts = ("127.0.0.1", "93.184.215.14", "169.254.169.254", "8.8.8.8")
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, port)) for host in hosts]
+
+    async def refuse(_loop: object, _socket: socket.socket, address: tuple[str, int]) -> None:
+        dialled.append(address[0])
+        raise ConnectionRefusedError
+
+    async def scenario() -> None:
+        monkeypatch.setattr(type(asyncio.get_running_loop()), "sock_connect", refuse)
+        async with ImageFetcher(FetchLimits()) as fetcher:
+            with pytest.raises(ImageError):
+                await fetcher.fetch("http://mixed.example/x.jpg")
+
+    monkeypatch.setattr("worker.fetch.socket.getaddrinfo", resolve)
+    asyncio.run(scenario())
+    assert sorted(set(dialled)) == ["8.8.8.8", "93.184.215.14"]
+
+
+def test_name_servers_that_hang_hold_up_no_other_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look-ups without an answer end at the deadline, and asyncio's own threads stay free for the rest."""
+    answer = threading.Event()
+
+    def hang(*_arguments: Any, **_named: Any) -> list[Any]:
+        answer.wait(20)
+        raise socket.gaierror(socket.EAI_AGAIN, "try again")
+
+    monkeypatch.setattr("worker.fetch.socket.getaddrinfo", hang)
+
+    async def scenario() -> None:
+        async with ImageFetcher(FetchLimits(total_seconds=0.3)) as fetcher:
+            fetches = [fetcher.fetch(f"http://host{number}.example/") for number in range(64)]
+            waiting = asyncio.gather(*fetches, return_exceptions=True)
+            await asyncio.sleep(0)
+            await asyncio.wait_for(asyncio.to_thread(lambda: None), 5)
+            results = await waiting
+            assert {error.status for error in results if isinstance(error, ImageError)} == {ImageStatus.TOO_SLOW}
+            assert len(results) == 64
+
+    try:
+        asyncio.run(scenario())
+    finally:
+        answer.set()
