@@ -1,15 +1,21 @@
 """Decoding: right pixels for every kind of picture, a clear status for every kind of damage."""
 
 import asyncio
+import contextlib
 import io
 import multiprocessing
 import os
+import struct
+import tracemalloc
+import zlib
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image, features
 
-from worker.decode import DecodeLimits, Decoder, Pixels, decode
+from worker.decode import DecodeLimits, Decoder, decode
 from worker.errors import ImageError
 from worker.image_status import ImageStatus
 
@@ -158,31 +164,27 @@ def test_a_dying_decoder_does_not_take_the_worker_along() -> None:
     asyncio.run(scenario())
 
 
+class Killer(bytes):
+    """Bytes that end the process which unpickles them: stands for a fault in a codec's C code."""
+
+    def __reduce__(self) -> tuple[object, tuple[int]]:
+        return os._exit, (1,)
+
+
 def test_a_picture_that_kills_is_bad_and_the_next_is_not() -> None:
     """Whoever kills its process twice is refused; those that wait behind it get their pixels."""
 
     async def scenario() -> None:
         async with Decoder(LIMITS) as decoder:
-            good = encoded(picture(), "PNG")
-            await decoder.decode(good)
-            patch = pytest.MonkeyPatch()
-            patch.setattr("worker.decode._decode_or_status", die_of_it)
-            killer = asyncio.create_task(decoder.decode(b"kill"))
-            waiting = [asyncio.create_task(decoder.decode(good)) for _ in range(3)]
+            killer = asyncio.create_task(decoder.decode(Killer()))
+            await asyncio.sleep(0)
+            waiting = [asyncio.create_task(decoder.decode(encoded(picture(), "PNG"))) for _ in range(3)]
             with pytest.raises(ImageError) as caught:
                 await killer
-            patch.undo()
             assert caught.value.status is ImageStatus.BAD_IMAGE
             assert len({(await task).digest for task in waiting}) == 1
 
     asyncio.run(scenario())
-
-
-def die_of_it(data: bytes, limits: DecodeLimits) -> Pixels:
-    """Stands for a fault in a codec's C code."""
-    if data == b"kill":
-        os._exit(1)
-    return decode(data, limits)
 
 
 def test_a_picture_that_takes_too_long_costs_its_deadline_only() -> None:
@@ -204,3 +206,130 @@ def test_a_picture_that_takes_too_long_costs_its_deadline_only() -> None:
             assert (await behind).digest == decode(small, LIMITS).digest
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 3000), (3000, 1), (2, 2)])
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF"])
+def test_a_picture_of_hardly_any_pixels_is_a_picture(format: str, size: tuple[int, int]) -> None:
+    """One pixel, or a line of them, fills the tower's square."""
+    pixels = decode(encoded(Image.new("RGB", size, (200, 30, 30)), format), LIMITS)
+    assert np.allclose(mean(pixels.values, LEFT), (200, 30, 30), atol=10)
+
+
+@pytest.mark.parametrize("format", ["PNG", "WEBP"])
+def test_the_first_frame_of_an_animation_in_each_format(format: str) -> None:
+    """APNG and animated WebP: the first frame is looked at, as in GIF."""
+    other = Image.new("RGB", (224, 224), "white")
+    data = encoded(picture(), format, save_all=True, append_images=[other, other])
+    assert np.allclose(mean(decode(data, LIMITS).values, LEFT), (200, 30, 30), atol=10)
+
+
+@pytest.mark.parametrize("mode", ["I;16", "LA", "RGBA", "CMYK", "L"])
+def test_each_mode_keeps_its_shade(mode: str) -> None:
+    """Whatever a format can hold comes out as RGB, as light as it was."""
+    image = Image.new("RGB", (40, 40), (120, 120, 120))
+    image = Image.fromarray(np.full((40, 40), 120 * 257, np.uint16)) if mode == "I;16" else image.convert(mode)
+    values = decode(encoded(image, "JPEG" if mode == "CMYK" else "PNG"), LIMITS).values
+    assert values.shape == (3, 224, 224)
+    assert np.allclose(mean(values, LEFT), (120, 120, 120), atol=3)
+
+
+@pytest.mark.parametrize("turn", range(9))
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+def test_each_exif_turn_is_obeyed(format: str, turn: int) -> None:
+    """All eight orientations bring the red corner home; a value that means nothing is overlooked."""
+    upright = Image.new("RGB", (224, 224), (30, 30, 200))
+    upright.paste((200, 30, 30), (0, 0, 112, 112))
+    undo = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }  # fmt: skip
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    stored = upright.transpose(undo[turn]) if turn in undo else upright
+    values = decode(encoded(stored, format, exif=exif), LIMITS).values
+    assert values[0, 10:100, 10:100].mean() > 180
+    assert values[0, 120:, 120:].mean() < 60
+
+
+@pytest.mark.parametrize(
+    "exif",
+    [
+        b"Exif\0\0" + b"garbage" * 5,
+        b"Exif\0\0",
+        b"Exif\0\0MM\0*\0\0\0\x08\xff\xff" + b"\x01\x12" * 40,
+        b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x02\0\xff\xff\xff\x7f\x06\0\0\0",
+        b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x05\0\x01\0\0\0\0\0\0\0",
+        b"Exif\0\0MM\0*\0\0\0\x08\0\x02\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\x87\x69\0\x04\0\0\0\x01\0\0\0\x08\0\0\0\x08",
+    ],
+)
+def test_damaged_exif_costs_no_picture(exif: bytes) -> None:
+    """The pixels are sound, so they are looked at, however the rest of the header reads."""
+    assert decode(encoded(picture(), "JPEG", exif=exif), LIMITS).values.shape == (3, 224, 224)
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    """One chunk of a PNG, with its checksum."""
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def with_chunk(kind: bytes, data: bytes) -> bytes:
+    """A small PNG with one more chunk after its header."""
+    png = encoded(picture(size=(20, 20)), "PNG")
+    return png[:33] + chunk(kind, data) + png[33:]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        with_chunk(b"zTXt", b"k\0\0" + zlib.compress(b"\0" * 100_000_000)),
+        with_chunk(b"iCCP", b"k\0\0" + zlib.compress(b"\0" * 100_000_000)),
+        with_chunk(b"iTXt", b"k\0\1\0\0\0" + zlib.compress(b"\0" * 100_000_000)),
+    ],
+    ids=["zTXt", "iCCP", "iTXt"],
+)
+def test_a_bomb_in_the_header_is_not_unpacked(data: bytes) -> None:
+    """100 MB of zeros in a text chunk or a profile cost neither time nor memory."""
+    tracemalloc.start()
+    with contextlib.suppress(ImageError):
+        decode(data, LIMITS)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 20_000_000
+
+
+@pytest.mark.parametrize("size", [(2**31 - 1, 2**31 - 1), (0, 0), (0, 5), (2**31 - 1, 1), (100_000, 100_000)])
+def test_a_header_that_lies_about_the_size_is_refused(size: tuple[int, int]) -> None:
+    """What the header claims is never allocated."""
+    header = struct.pack(">IIBBBBB", *size, 8, 2, 0, 0, 0)
+    data = (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+    )
+    with pytest.raises(ImageError) as caught:
+        decode(data, LIMITS)
+    assert caught.value.status in (ImageStatus.TOO_LARGE, ImageStatus.BAD_IMAGE)
+
+
+def test_a_gif_frame_beyond_its_screen_is_bounded() -> None:
+    """The screen says 1×1, the frame 60,000×60,000: the frame counts."""
+    screen = b"GIF89a" + struct.pack("<HHBBB", 1, 1, 0x80, 0, 0) + b"\0\0\0\xff\xff\xff"
+    frame = b"," + struct.pack("<HHHHB", 0, 0, 60_000, 60_000, 0) + b"\x02\x02\x44\x01\x00;"
+    with pytest.raises(ImageError) as caught:
+        decode(screen + frame, LIMITS)
+    assert caught.value.status is ImageStatus.TOO_LARGE
+
+
+SEEDS = [encoded(picture(size=(40, 40)), format) for format in (*FORMATS, "GIF")]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.sampled_from(SEEDS), st.lists(st.tuples(st.integers(0, 5000), st.binary(min_size=1, max_size=8)), max_size=4))
+def test_any_damage_is_pixels_or_a_status(seed: bytes, damage: list[tuple[int, bytes]]) -> None:
+    """Bytes overwritten anywhere in a picture raise nothing but an `ImageError`."""
+    data = bytearray(seed)
+    for place, new in damage:
+        place %= len(data)
+        data[place : place + len(new)] = new
+    with contextlib.suppress(ImageError):
+        assert decode(bytes(data), DecodeLimits(max_pixels=1_000_000)).values.shape == (3, 224, 224)
