@@ -1,7 +1,9 @@
 """Where events and dead letters go: a pair of Kafka topics, or JSONL files."""
 
 import asyncio
+import contextlib
 import sys
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,8 +13,9 @@ from typing import BinaryIO, Protocol
 from kafka import KafkaProducer
 from kafka.errors import KafkaError, MessageSizeTooLargeError
 
-from consumers.errors import Reason
+from consumers.errors import Reason, SourceUnavailable
 from consumers.kafka import KafkaConnection
+from consumers.kafka_connection import explain_unreachable, wait_reachable
 from consumers.messages import EVENT_HEADERS, DeadLetter, EntityEvent
 from worker.errors import SinkUnavailable
 
@@ -38,7 +41,13 @@ class KafkaSinkConfig:
 
     entities_topic: str = "entities"
     dead_letters_topic: str = "dead-letters"
+    start_seconds: float = 10.0
     publish_seconds: float = 30.0
+
+    def __post_init__(self) -> None:
+        for name in ("start_seconds", "publish_seconds"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
 
 
 class KafkaSink:
@@ -66,36 +75,63 @@ class KafkaSink:
         self._thread.shutdown(wait=False)
 
     def _connect(self) -> None:
+        config = self._config
         try:
+            wait_reachable(self._connection, config.start_seconds)
             self._producer = KafkaProducer(
                 **self._connection.client_options(),
+                bootstrap_timeout_ms=round(config.start_seconds * 1000),
+                max_block_ms=round(config.publish_seconds * 1000),
                 enable_idempotence=True,
                 acks="all",
                 # Half a millisecond's wait would be a whole batch's; the publisher gathers by itself.
                 linger_ms=0,
             )
+        except SourceUnavailable as error:
+            raise SinkUnavailable(str(error)) from error
         except KafkaError as error:
-            servers = ", ".join(self._connection.bootstrap_servers)
-            raise SinkUnavailable(
-                f"no Kafka broker answers at {servers}; start it, or set kafka.bootstrap_servers"
-            ) from error
+            raise SinkUnavailable(explain_unreachable(self._connection, config.start_seconds)) from error
 
     def _send_all(self, outcomes: Sequence[Outcome]) -> None:
         if self._producer is None:
             raise SinkUnavailable("the producer isn't connected; start() comes first")
-        acknowledged = [(outcome, self._send(outcome)) for outcome in outcomes]
         try:
-            self._producer.flush(timeout=self._config.publish_seconds)
-            for outcome, wait in acknowledged:
-                try:
-                    wait(self._config.publish_seconds)
-                except MessageSizeTooLargeError:
-                    self._send_without_bytes(outcome)
+            refused = self._send_together(outcomes)
+            if refused:
+                # The client counts a refusal as fatal, and fails with it what waited behind the batch:
+                # who is really too large shows only alone, and through a new producer.
+                self._reconnect()
+                for outcome in refused:
+                    self._send_alone(outcome)
         except KafkaError as error:
             raise SinkUnavailable(
                 f"{len(outcomes)} outcomes were not acknowledged within {self._config.publish_seconds:g} s "
                 f"({error!r}); nothing was committed, so the posts are read again at the next start"
             ) from error
+
+    def _send_together(self, outcomes: Sequence[Outcome]) -> list[Outcome]:
+        """Those that were not taken, because they or others beside them are too large."""
+        deadline = time.monotonic() + self._config.publish_seconds
+        refused = []
+        # Not by flush(), which gives up where the client splits a batch that the broker finds too large.
+        for outcome, wait in [(outcome, self._send(outcome)) for outcome in outcomes]:
+            try:
+                wait(max(0.0, deadline - time.monotonic()))
+            except MessageSizeTooLargeError:
+                refused.append(outcome)
+        return refused
+
+    def _send_alone(self, outcome: Outcome) -> None:
+        try:
+            self._send(outcome)(self._config.publish_seconds)
+        except MessageSizeTooLargeError:
+            self._reconnect()
+            self._send(_without_bytes(outcome))(self._config.publish_seconds)
+
+    def _reconnect(self) -> None:
+        if self._producer is not None:
+            self._producer.close(timeout=1)
+        self._connect()
 
     def _send(self, outcome: Outcome) -> Callable[[float], object]:
         try:
@@ -105,31 +141,12 @@ class KafkaSink:
         except MessageSizeTooLargeError as error:
             return _raiser(error)
 
-    def _send_without_bytes(self, outcome: Outcome) -> None:
-        # The broker's limit is below ours, and would be tomorrow: waiting helps nobody. The letter
-        # says where the original stands.
-        detail = "over the broker's message.max.bytes; the original stands at the position"
-        if isinstance(outcome, EntityEvent):
-            letter = DeadLetter(
-                reason=Reason.TOO_LARGE,
-                detail=f"the event is {detail}",
-                position=outcome.position,
-                failed_at=outcome.tagged_at,
-            )
-        else:
-            letter = outcome.model_copy(
-                update={
-                    "detail": f"{outcome.detail} (bytes left out: {detail})",
-                    "key_base64": None,
-                    "value_base64": None,
-                }
-            )
-        self._send(letter)(self._config.publish_seconds)
-
     def _record(
         self, topic: str, key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes]]
     ) -> Callable[[float], object]:
         assert self._producer is not None
+        if key is None and value is None:
+            value = b""  # the client refuses a record of nothing at all
         future = self._producer.send(topic, key=key, value=value, headers=list(headers))
         return lambda seconds: future.get(timeout=seconds)
 
@@ -143,7 +160,8 @@ class JsonlSink:
 
     async def start(self) -> None:
         """Open the files. Raises `SinkUnavailable` where one can't be written."""
-        self._files = await asyncio.to_thread(lambda: [_open(path) for path in self._paths])
+        for path in self._paths:
+            self._files.append(await asyncio.to_thread(_open, path))
 
     async def publish(self, outcomes: Sequence[Outcome]) -> None:
         """Write one line for each outcome."""
@@ -153,7 +171,9 @@ class JsonlSink:
         """Close the files."""
         for file in self._files:
             if file is not sys.stdout.buffer:
-                file.close()
+                # Each publish flushed, so what can't be written now was told then.
+                with contextlib.suppress(OSError):
+                    file.close()
 
     def _write(self, outcomes: Sequence[Outcome]) -> None:
         events, dead_letters = self._files
@@ -176,6 +196,20 @@ def _open(path: str) -> BinaryIO:
         raise SinkUnavailable(
             f"{path} can't be written ({error.strerror}); name another file with --output or --dead-letters"
         ) from error
+
+
+def _without_bytes(outcome: Outcome) -> DeadLetter:
+    """The letter for an outcome that the broker won't take: its limit would be the same tomorrow."""
+    detail = "over the broker's message.max.bytes; the original stands at the position"
+    if isinstance(outcome, EntityEvent):
+        return DeadLetter(
+            reason=Reason.TOO_LARGE,
+            detail=f"the event is {detail}",
+            position=outcome.position,
+            failed_at=outcome.tagged_at,
+        )
+    bare = {"key_base64": None, "value_base64": None}
+    return outcome.model_copy(update={"detail": f"{outcome.detail} (bytes left out: {detail})", **bare})
 
 
 def _raiser(error: Exception) -> Callable[[float], object]:
