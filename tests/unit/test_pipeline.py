@@ -1,0 +1,509 @@
+"""The data flow on stand-ins for the four seams: what is published, in which order, and what is committed when.
+
+The end-to-end tests hold the same on a real Kafka and a real Redis.
+"""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from consumers.errors import Reason
+from consumers.messages import DeadLetter, EntityEvent
+from consumers.source import Message, Offsets, Partition, Position, RevokeListener
+from model.inference import TaggedSpan, Tagging, TaggingInput
+from model.tokenizer import Token, tokenize
+from worker.batches import Batcher, BatchLimits
+from worker.errors import ImageError, SinkUnavailable, TaggerBroken
+from worker.image_status import ImageStatus
+from worker.images import FoundFeatures, FoundPixels
+from worker.metrics import Metrics
+from worker.pipeline import Parts, Pipeline, PipelineConfig
+from worker.publish import Outcome
+from worker.room import RoomLimits
+
+FIRST, SECOND = Partition("posts", 0), Partition("posts", 1)
+SECONDS = 10
+"""Longer than any scenario takes; one that hangs fails."""
+
+
+def post(offset: int, partition: Partition = FIRST, **fields: object) -> Message:
+    body = {"id": f"{partition.number}-{offset}", "text": "Anna is here", **fields}
+    return Message(position=Position(partition, offset), value=json.dumps(body).encode())
+
+
+class Source:
+    """Hands out what the test gives it, and notes what is committed."""
+
+    is_ready = True
+
+    def __init__(self, world: "World") -> None:
+        self.world = world
+        self.queue: asyncio.Queue[Sequence[Message]] = asyncio.Queue()
+        self.stopped = False
+        self.committed: dict[Partition, int] = {}
+        self.commits: list[Offsets] = []
+
+    async def start(self, on_revoke: RevokeListener) -> None:
+        self.revoke = on_revoke
+
+    async def receive(self) -> Sequence[Message]:
+        return () if self.stopped else await self.queue.get()
+
+    async def commit(self, offsets: Offsets) -> None:
+        self.commits.append(dict(offsets))
+        self.committed.update(offsets)
+        # The promise: nothing is committed ahead of its acknowledgement.
+        for partition, offset in offsets.items():
+            assert offset <= self.world.sink.acknowledged.get(partition, -1) + 1
+        self.world.changed.set()
+
+    async def stop_intake(self) -> None:
+        self.stopped = True
+        self.queue.put_nowait(())
+
+    async def close(self) -> None:
+        self.world.closed.append("source")
+
+
+class Sink:
+    """Keeps what is published; can be held up, and can fail."""
+
+    def __init__(self, world: "World") -> None:
+        self.world = world
+        self.outcomes: list[Outcome] = []
+        self.acknowledged: dict[Partition, int] = {}
+        self.may_publish = asyncio.Event()
+        self.may_publish.set()
+        self.error: Exception | None = None
+
+    async def start(self) -> None:
+        """Nothing to connect to."""
+
+    async def publish(self, outcomes: Sequence[Outcome]) -> None:
+        await self.may_publish.wait()
+        if self.error is not None:
+            raise self.error
+        self.outcomes += outcomes
+        for outcome in outcomes:
+            partition = Partition(outcome.position.topic, outcome.position.partition)
+            self.acknowledged[partition] = outcome.position.offset
+        self.world.changed.set()
+
+    async def close(self) -> None:
+        self.world.closed.append("sink")
+
+
+class Images:
+    """Pictures by URL: each waits until the test lets it through, or fails as told."""
+
+    def __init__(self) -> None:
+        self.gates: dict[str, asyncio.Event] = {}
+        self.found: dict[str, FoundFeatures | FoundPixels | ImageStatus | Exception] = {}
+        self.remembered: dict[str, np.ndarray] = {}
+
+    def gate(self, url: str) -> asyncio.Event:
+        return self.gates.setdefault(url, asyncio.Event())
+
+    async def look_up(self, url: str) -> FoundFeatures | FoundPixels:
+        if url in self.gates:
+            await self.gates[url].wait()
+        found = self.found.get(url, ImageStatus.GONE)
+        if isinstance(found, ImageStatus):
+            raise ImageError(found, "as told")
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    async def remember(self, digest: str, features: np.ndarray) -> None:
+        self.remembered[digest] = features
+
+
+class Tagger:
+    """Finds every `Anna`; breaks on the word `breaks`, or on everything."""
+
+    checkpoint_id = "c"
+    variant = "attention_gate"
+    uses_image = True
+    broken = False
+
+    def tokenize(self, text: str) -> tuple[Token, ...]:
+        return tuple(tokenize(text))
+
+    def look(self, pixels: torch.Tensor) -> torch.Tensor:
+        return torch.full((len(pixels), 49, 8), 2.0, dtype=torch.float16)
+
+    def tag(self, inputs: Sequence[TaggingInput]) -> list[Tagging]:
+        if self.broken or any(token.text == "breaks" for item in inputs for token in item.tokens):
+            raise RuntimeError("a fault in the model")
+        return [self._tagging(item) for item in inputs]
+
+    def _tagging(self, item: TaggingInput) -> Tagging:
+        spans = tuple(
+            TaggedSpan(type="PER", start=token.start, end=token.end, confidence=0.9)
+            for token in item.tokens
+            if token.text == "Anna"
+        )
+        return Tagging(spans=spans, attention=None if item.features is None else (1 / 49,) * 49)
+
+
+class World:
+    """A pipeline at work on stand-ins, inside the loop of the test."""
+
+    def __init__(self, **config: Any) -> None:
+        self.changed = asyncio.Event()
+        self.closed: list[str] = []
+        self.source, self.sink, self.images, self.tagger = Source(self), Sink(self), Images(), Tagger()
+        self.metrics = Metrics()
+        parts = Parts(
+            source=self.source,
+            images=self.images,  # type: ignore[arg-type]  # stands for it
+            tagger=self.tagger,
+            batcher=Batcher(self.tagger, BatchLimits(), self.metrics),
+            sink=self.sink,
+            metrics=self.metrics,
+        )
+        self.pipeline = Pipeline(parts, PipelineConfig(**config))
+        self.stop = asyncio.Event()
+        self.running = asyncio.create_task(self.pipeline.run(self.stop))
+
+    def send(self, *messages: Message) -> None:
+        self.source.queue.put_nowait(messages)
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait for something to be published, committed or taken in that makes `condition` true."""
+        while not condition():
+            if self.running.done():
+                self.running.result()
+            self.changed.clear()
+            await asyncio.wait({asyncio.ensure_future(self.changed.wait()), self.running}, timeout=0.01,
+                               return_when=asyncio.FIRST_COMPLETED)  # fmt: skip
+
+    async def finish(self) -> None:
+        """Let the source end, and the pipeline with it."""
+        self.source.queue.put_nowait(())
+        await self.running
+
+    def offsets(self, partition: Partition = FIRST) -> list[int]:
+        """Offsets of what was published of a partition, in that order."""
+        positions = [outcome.position for outcome in self.sink.outcomes]
+        return [place.offset for place in positions if (place.topic, place.partition) == tuple(partition)]
+
+    def count(self, name: str, **labels: str) -> float:
+        return self.metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+def run(scenario: Callable[[World], Awaitable[None]], **config: Any) -> World:
+    async def whole() -> World:
+        async with asyncio.timeout(SECONDS):
+            world = World(**config)
+            try:
+                await scenario(world)
+            finally:
+                if not world.running.done():
+                    world.running.cancel()
+                await asyncio.wait({world.running})
+            return world
+
+    return asyncio.run(whole())
+
+
+def only_error(world: World) -> BaseException:
+    """What stopped the pipeline."""
+    error = world.running.exception()
+    while isinstance(error, BaseExceptionGroup):
+        assert len(error.exceptions) == 1
+        error = error.exceptions[0]
+    assert error is not None
+    return error
+
+
+def test_posts_become_events_and_the_books_balance() -> None:
+    """Events with their spans, everything committed, the source closed before the sink."""
+
+    async def scenario(world: World) -> None:
+        world.send(*(post(offset) for offset in range(10)))
+        await world.finish()
+
+    world = run(scenario)
+    assert world.offsets() == list(range(10))
+    assert world.source.committed == {FIRST: 10}
+    assert world.closed == ["source", "sink"]
+    assert all(
+        isinstance(outcome, EntityEvent) and outcome.entities[0].text == "Anna" for outcome in world.sink.outcomes
+    )
+    assert world.count("nametag_posts_received_total") == world.count("nametag_posts_total", outcome="event") == 10
+    assert world.count("nametag_posts_in_flight") == 0
+
+
+def test_each_partition_keeps_its_order_whatever_finishes_first() -> None:
+    """A post that waits for its picture holds back its own partition, and nothing of it is committed past it."""
+
+    async def scenario(world: World) -> None:
+        gate = world.images.gate("slow")
+        world.send(post(0), post(1, image_url="slow"), post(2), post(3), post(0, SECOND), post(1, SECOND))
+        await world.until(lambda: world.source.committed == {FIRST: 1, SECOND: 2})
+        assert world.offsets() == [0]
+        assert world.offsets(SECOND) == [0, 1]
+        gate.set()
+        await world.finish()
+
+    world = run(scenario)
+    assert world.offsets() == [0, 1, 2, 3]
+    assert world.source.committed == {FIRST: 4, SECOND: 2}
+
+
+def test_nothing_is_committed_before_it_is_acknowledged() -> None:
+    """While the sink waits for its brokers no offset moves."""
+
+    async def scenario(world: World) -> None:
+        world.sink.may_publish.clear()
+        world.send(*(post(offset) for offset in range(5)))
+        await world.until(lambda: world.count("nametag_stage_seconds_count", stage="tag") >= 1)
+        assert world.source.commits == []
+        world.sink.may_publish.set()
+        await world.finish()
+
+    assert run(scenario).source.committed == {FIRST: 5}
+
+
+def test_a_sink_that_fails_stops_the_worker_without_a_commit() -> None:
+    """The posts are read again at the next start: events are never lost behind an offset."""
+
+    async def scenario(world: World) -> None:
+        world.sink.error = SinkUnavailable("no broker")
+        world.send(post(0), post(1))
+        await asyncio.wait({world.running})
+
+    world = run(scenario)
+    assert isinstance(only_error(world), SinkUnavailable)
+    assert world.source.commits == []
+    assert world.closed == ["source", "sink"]
+
+
+def test_a_bad_message_is_a_dead_letter_with_its_reason() -> None:
+    """Whatever is wrong with a message, it leaves in its place, and the next one is tagged."""
+    bad = {
+        Reason.EMPTY: None,
+        Reason.NOT_JSON: b"{",
+        Reason.NOT_A_POST: b"[1]",
+        Reason.NO_TEXT: b'{"id": "1"}',
+        Reason.TOO_LARGE: b'{"id": "1", "text": "' + b"x" * 1000 + b'"}',
+    }
+
+    async def scenario(world: World) -> None:
+        messages = [Message(position=Position(FIRST, n), value=value) for n, value in enumerate(bad.values())]
+        world.send(*messages, post(len(bad)))
+        await world.finish()
+
+    world = run(scenario, max_post_bytes=500)
+    *letters, event = world.sink.outcomes
+    assert [letter.reason for letter in letters if isinstance(letter, DeadLetter)] == list(bad)
+    assert [letter.value for letter in letters if isinstance(letter, DeadLetter)] == list(bad.values())
+    assert isinstance(event, EntityEvent)
+    assert world.source.committed == {FIRST: len(bad) + 1}
+    assert world.count("nametag_dead_letters_total", reason="not_json") == 1
+
+
+def test_a_post_that_breaks_the_model_is_a_dead_letter() -> None:
+    """Its neighbours in the batch are tagged."""
+
+    async def scenario(world: World) -> None:
+        world.send(post(0), post(1, text="this breaks"), post(2))
+        await world.finish()
+
+    world = run(scenario)
+    assert world.offsets() == [0, 1, 2]
+    letter = world.sink.outcomes[1]
+    assert isinstance(letter, DeadLetter)
+    assert letter.reason is Reason.TAGGING_FAILED
+    assert isinstance(world.sink.outcomes[2], EntityEvent)
+
+
+def test_a_broken_model_stops_the_worker_without_a_commit() -> None:
+    """No topic is turned into dead letters by a broken device."""
+
+    async def scenario(world: World) -> None:
+        world.tagger.broken = True
+        world.send(post(0), post(1))
+        await asyncio.wait({world.running})
+
+    world = run(scenario)
+    assert isinstance(only_error(world), TaggerBroken)
+    assert (world.sink.outcomes, world.source.commits) == ([], [])
+
+
+def test_a_fault_of_our_own_stops_the_worker_without_a_commit() -> None:
+    """An error that nobody foresaw is not taken for the post's."""
+
+    async def scenario(world: World) -> None:
+        world.images.found["http://x/"] = ZeroDivisionError("a fault in the code")
+        world.send(post(0, image_url="http://x/"))
+        await asyncio.wait({world.running})
+
+    world = run(scenario)
+    assert isinstance(only_error(world), ZeroDivisionError)
+    assert (world.sink.outcomes, world.source.commits) == ([], [])
+
+
+def test_the_event_says_what_became_of_the_picture() -> None:
+    """Used with its digest and attention, missing with its reason, none; new features are remembered."""
+
+    async def scenario(world: World) -> None:
+        world.images.found["cached"] = FoundFeatures(digest="d1", features=np.zeros((49, 8), np.float16))
+        world.images.found["new"] = FoundPixels(digest="d2", pixels=np.zeros((3, 224, 224), np.uint8))
+        world.images.found["slow"] = ImageStatus.TOO_SLOW
+        world.send(*(post(n, image_url=url) for n, url in enumerate(("cached", "new", "slow"))))
+        world.send(post(3), post(4, text=" \n ", image_url="cached"))
+        await world.finish()
+
+    world = run(scenario, include_attention=True)
+    events = [outcome for outcome in world.sink.outcomes if isinstance(outcome, EntityEvent)]
+    assert [event.image.status for event in events] == ["used", "used", "too_slow", "none", "none"]
+    assert [event.image.digest for event in events] == ["d1", "d2", None, None, None]
+    assert [event.image.attention is not None for event in events] == [True, True, False, False, False]
+    assert [len(event.entities) for event in events] == [1, 1, 1, 1, 0]
+    assert list(world.images.remembered) == ["d2"]
+    assert world.count("nametag_images_total", status="too_slow") == 1
+
+
+def test_a_partition_that_goes_takes_its_unfinished_work_along() -> None:
+    """What is finished is published, and may be committed; the rest is forgotten, for whoever owns it next."""
+
+    async def scenario(world: World) -> None:
+        gate = world.images.gate("slow")
+        world.send(post(0), post(1, image_url="slow"), post(2), post(0, SECOND))
+        await world.until(lambda: world.source.committed == {FIRST: 1, SECOND: 1})
+        assert await world.source.revoke(frozenset({FIRST})) == {FIRST: 1}
+        assert world.count("nametag_posts_dropped_total") == 2
+        gate.set()
+        world.send(post(1, SECOND))
+        await world.finish()
+
+    world = run(scenario)
+    assert world.offsets() == [0]
+    assert world.offsets(SECOND) == [0, 1]
+    assert world.source.committed == {FIRST: 1, SECOND: 2}
+    assert world.count("nametag_posts_in_flight") == 0
+
+
+def test_what_is_finished_goes_out_before_the_partition_goes() -> None:
+    """A revoke waits for the sink, and only then tells what may be committed."""
+
+    async def scenario(world: World) -> None:
+        world.sink.may_publish.clear()
+        world.send(post(0), post(1))
+        await world.until(lambda: world.count("nametag_stage_seconds_count", stage="tag") >= 1)
+        revoking = asyncio.create_task(world.source.revoke(frozenset({FIRST})))
+        await asyncio.sleep(0)
+        assert not revoking.done()
+        world.sink.may_publish.set()
+        assert await revoking == {FIRST: 2}
+        await world.finish()
+
+    assert run(scenario).offsets() == [0, 1]
+
+
+def test_a_partition_that_comes_back_is_read_anew() -> None:
+    """Work of the first epoch that finishes late isn't published beside that of the second."""
+
+    async def scenario(world: World) -> None:
+        gate = world.images.gate("slow")
+        world.send(post(0, image_url="slow"))
+        await world.until(lambda: world.count("nametag_posts_received_total") == 1)
+        await world.source.revoke(frozenset({FIRST}))
+        again = post(0, image_url="slow")
+        world.send(Message(position=again.position, value=again.value, epoch=1))
+        await world.until(lambda: world.count("nametag_posts_received_total") == 2)
+        gate.set()
+        await world.finish()
+
+    world = run(scenario)
+    assert world.offsets() == [0]
+    assert world.source.committed == {FIRST: 1}
+
+
+def test_a_stop_finishes_what_is_under_way() -> None:
+    """After the signal nothing new is taken in, and what was taken in is published and committed."""
+
+    async def scenario(world: World) -> None:
+        gate = world.images.gate("slow")
+        world.send(post(0, image_url="slow"), post(1))
+        await world.until(lambda: world.count("nametag_posts_received_total") == 2)
+        world.stop.set()
+        await world.until(lambda: world.source.stopped)
+        gate.set()
+        await world.running
+
+    world = run(scenario)
+    assert world.offsets() == [0, 1]
+    assert world.source.committed == {FIRST: 2}
+
+
+def test_a_stop_ends_at_its_deadline() -> None:
+    """A post that doesn't end is left to the next start; what stands before it is committed."""
+
+    async def scenario(world: World) -> None:
+        world.images.gate("never")
+        world.send(post(0), post(1, image_url="never"), post(2))
+        await world.until(lambda: world.source.committed == {FIRST: 1})
+        world.stop.set()
+        await world.running
+
+    world = run(scenario, drain_seconds=0.1)
+    assert world.offsets() == [0]
+    assert world.source.committed == {FIRST: 1}
+
+
+def test_a_full_room_holds_the_intake_up_and_loses_nothing() -> None:
+    """No more posts are under way than there is room for, and all come through in the end."""
+
+    async def scenario(world: World) -> None:
+        gate = world.images.gate("slow")
+        world.send(*(post(offset, image_url="slow") for offset in range(20)))
+        await world.until(lambda: world.count("nametag_posts_received_total") == 3)
+        await asyncio.sleep(0)
+        assert world.count("nametag_posts_in_flight") == 3
+        gate.set()
+        await world.finish()
+
+    world = run(scenario, room=RoomLimits(max_posts=3))
+    assert world.offsets() == list(range(20))
+    assert world.source.committed == {FIRST: 20}
+
+
+def test_a_stop_ends_a_full_room_s_wait() -> None:
+    """What waits for room when the signal comes is left to the next start."""
+
+    async def scenario(world: World) -> None:
+        gate = world.images.gate("slow")
+        world.send(*(post(offset, image_url="slow") for offset in range(20)))
+        await world.until(lambda: world.count("nametag_posts_received_total") == 3)
+        world.stop.set()
+        await world.until(lambda: world.source.stopped)
+        gate.set()
+        await world.running
+
+    world = run(scenario, room=RoomLimits(max_posts=3))
+    assert world.offsets() == [0, 1, 2]
+    assert world.source.committed == {FIRST: 3}
+
+
+def test_what_waits_for_room_goes_with_its_partition() -> None:
+    """Messages of a revoked partition that weren't taken in yet are never tagged."""
+
+    async def scenario(world: World) -> None:
+        gate = world.images.gate("slow")
+        world.send(post(0, SECOND, image_url="slow"), *(post(offset) for offset in range(5)), post(1, SECOND))
+        await world.until(lambda: world.count("nametag_posts_received_total") == 1)
+        await world.source.revoke(frozenset({FIRST}))
+        gate.set()
+        await world.finish()
+
+    world = run(scenario, room=RoomLimits(max_posts=1))
+    assert world.offsets() == []
+    assert world.offsets(SECOND) == [0, 1]
+    assert world.count("nametag_posts_received_total") == 2
