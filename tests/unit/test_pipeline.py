@@ -78,13 +78,16 @@ class Sink:
         self.acknowledged: dict[Partition, int] = {}
         self.may_publish = asyncio.Event()
         self.may_publish.set()
+        self.num_waiting = 0
         self.error: Exception | None = None
 
     async def start(self) -> None:
         """Nothing to connect to."""
 
     async def publish(self, outcomes: Sequence[Outcome]) -> None:
+        self.num_waiting += 1
         await self.may_publish.wait()
+        self.num_waiting -= 1
         if self.error is not None:
             raise self.error
         self.outcomes += outcomes
@@ -391,14 +394,18 @@ def test_a_partition_that_goes_takes_its_unfinished_work_along() -> None:
 
 
 def test_what_is_finished_goes_out_before_the_partition_goes() -> None:
-    """A revoke waits for the sink, and only then tells what may be committed."""
+    """A revoke publishes also what finished behind the batch under way, and only then tells what may be committed."""
 
     async def scenario(world: World) -> None:
         world.sink.may_publish.clear()
-        world.send(post(0), post(1))
-        await world.until(lambda: world.count("nametag_stage_seconds_count", stage="tag") >= 1)
+        gate = world.images.gate("slow")
+        world.send(post(0), post(1, image_url="slow"))
+        await world.until(lambda: world.count("nametag_stage_seconds_count", stage="tag") == 1)
+        await world.until(lambda: world.sink.num_waiting == 1)
         revoking = asyncio.create_task(world.source.revoke(frozenset({FIRST})))
         await asyncio.sleep(0)
+        gate.set()
+        await world.until(lambda: world.count("nametag_stage_seconds_count", stage="tag") == 2)
         assert not revoking.done()
         world.sink.may_publish.set()
         assert await revoking == {FIRST: 2}
