@@ -42,10 +42,8 @@ def tag_in_batches(tagger: Tagger, inputs: list[TaggingInput], size: int) -> lis
 
 @settings(deadline=None, max_examples=60)
 @given(st.lists(st.text(max_size=60), max_size=5))
-def test_any_text_is_tagged(texts: list[str]) -> None:
+def test_any_text_is_tagged(tagger: Tagger, texts: list[str]) -> None:
     """Any text, the empty one included, gets as many taggings as there are posts, spans inside the text."""
-    tagger = Tagger.load(STARTER_CHECKPOINT) if not _LOADED else _LOADED[0]
-    _LOADED[:] = [tagger]
     inputs = [TaggingInput(tokens=tagger.tokenize(text)) for text in texts]
     taggings = tagger.tag(inputs)
     assert len(taggings) == len(texts)
@@ -53,9 +51,6 @@ def test_any_text_is_tagged(texts: list[str]) -> None:
         for span in tagging.spans:
             assert 0 <= span.start < span.end <= len(text)
             assert 0 <= span.confidence <= 1
-
-
-_LOADED: list[Tagger] = []
 
 
 def test_a_very_long_post_is_tagged_in_windows(tagger: Tagger) -> None:

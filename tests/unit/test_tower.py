@@ -6,37 +6,40 @@ import pytest
 import torch
 
 from model.errors import CheckpointError
-from model.tower import build_tower
+from model.tower import Tower, build_tower
 
 PIXELS = torch.randint(0, 256, (3, 3, 224, 224), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
-def test_lite0_has_its_package_s_weights() -> None:
+@pytest.fixture(scope="module")
+def lite0() -> Tower:
+    """The small tower with its package's weights."""
+    return build_tower("efficientnet_lite0")
+
+
+def test_lite0_has_its_package_s_weights(lite0: Tower) -> None:
     """Strictly loaded, 1280 × 7 × 7, and the same digest in every process that has the same weights."""
-    tower = build_tower("efficientnet_lite0")
-    features = tower(PIXELS)
+    features = lite0(PIXELS)
     assert features.shape == (3, 49, 1280)
     assert features.dtype == torch.float16
-    assert tower.digest == build_tower("efficientnet_lite0").digest
-    assert tower.digest != build_tower("efficientnet_lite0", None).digest
+    assert lite0.digest == build_tower("efficientnet_lite0").digest
+    assert lite0.digest != build_tower("efficientnet_lite0", None).digest
 
 
-def test_a_frozen_tower_stays_frozen() -> None:
+def test_a_frozen_tower_stays_frozen(lite0: Tower) -> None:
     """train() neither moves BatchNorm's statistics nor makes a parameter learn."""
-    tower = build_tower("efficientnet_lite0")
-    before = tower(PIXELS)
-    tower.train()
-    assert torch.equal(tower(PIXELS), before)
-    assert not any(parameter.requires_grad for parameter in tower.parameters())
+    before = lite0(PIXELS)
+    lite0.train()
+    assert torch.equal(lite0(PIXELS), before)
+    assert not any(parameter.requires_grad for parameter in lite0.parameters())
 
 
-def test_a_region_is_where_it_was_in_the_picture() -> None:
+def test_a_region_is_where_it_was_in_the_picture(lite0: Tower) -> None:
     """A change in the picture's top left corner changes the first region most: heat maps map back."""
-    tower = build_tower("efficientnet_lite0")
     black = torch.zeros(1, 3, 224, 224, dtype=torch.uint8)
     spot = black.clone()
     spot[:, :, :32, :32] = 255
-    change = (tower(spot).float() - tower(black).float()).norm(dim=2)[0]
+    change = (lite0(spot).float() - lite0(black).float()).norm(dim=2)[0]
     assert int(change.argmax()) in (0, 1, 7, 8)
     assert change[0] > change[48]
 
