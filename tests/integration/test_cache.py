@@ -1,6 +1,7 @@
 """The same contract for both caches, and what Redis in trouble costs: nothing but a metric."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from uuid import uuid4
@@ -8,7 +9,7 @@ from uuid import uuid4
 import pytest
 from redis import Redis
 
-from worker.cache import Cache, CacheLimits, MemoryCache, RedisCache
+from worker.cache import Cache, CacheLimits, MemoryCache, RedisCache, _digest
 
 MakeCache = Callable[[], Cache]
 
@@ -137,3 +138,72 @@ def test_redis_hung_costs_the_deadline() -> None:
         return spent
 
     assert asyncio.run(scenario()) < 1
+
+
+def test_a_cancelled_read_leaves_its_answer_to_nobody() -> None:
+    """An answer that comes after its reader gave up is never handed to the next one."""
+    asked: list[bytes] = []
+
+    async def scenario() -> None:
+        release = asyncio.Event()
+        arrived = asyncio.Semaphore(0)
+
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+                while command := await read_command(reader):
+                    if command[0] != b"GET":
+                        writer.write(b"+OK\r\n")
+                        continue
+                    asked.append(command[1])
+                    arrived.release()
+                    if command[1] == b"first":
+                        await release.wait()
+                    value = framed(command[1])
+                    writer.write(b"$%d\r\n%s\r\n" % (len(value), value))
+            writer.close()
+
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        cache = RedisCache(f"redis://127.0.0.1:{port}/0?protocol=2", CacheLimits(timeout_seconds=5, max_connections=1))
+        reading = asyncio.create_task(cache.get("first"))
+        await arrived.acquire()
+        reading.cancel()
+        await asyncio.wait({reading})
+        release.set()
+        assert await cache.get("second") == b"value of second"
+        await cache.close()
+        server.close()
+
+    asyncio.run(scenario())
+    assert asked == [b"first", b"second"]
+
+
+async def read_command(reader: asyncio.StreamReader) -> list[bytes]:
+    """One command of Redis's protocol."""
+    num_words = int((await reader.readuntil(b"\r\n"))[1:])
+    words = []
+    for _ in range(num_words):
+        length = int((await reader.readuntil(b"\r\n"))[1:])
+        words.append((await reader.readexactly(length + 2))[:-2])
+    return words
+
+
+def framed(key: bytes) -> bytes:
+    """A value as the cache puts it under `key`."""
+    value = b"value of " + key
+    return _digest(key.decode(), value) + value
+
+
+def test_many_readers_at_once_do_not_shut_the_breaker(redis_url: str) -> None:
+    """More posts than connections wait for their turn: that is load, not trouble."""
+    events: list[str] = []
+
+    async def scenario() -> None:
+        cache = RedisCache(redis_url, CacheLimits(), on_event=events.append)
+        keys = [uuid4().hex for _ in range(512)]
+        await asyncio.gather(*(cache.set(key, b"x" * 100_000, 60) for key in keys))
+        await asyncio.gather(*(cache.get(key) for key in keys))
+        await cache.close()
+
+    asyncio.run(scenario())
+    assert set(events) == {"hit"}
