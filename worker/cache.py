@@ -77,7 +77,7 @@ class CacheLimits:
     timeout_seconds: float = 0.25
     failures_to_open: int = 5
     open_seconds: float = 5.0
-    max_connections: int = 32
+    max_connections: int = 8
     ttl_jitter: float = 0.1
 
 
@@ -89,6 +89,7 @@ class RedisCache:
         self._on_event = on_event
         self._num_failures = 0
         self._open_until = 0.0
+        self._turns = asyncio.Semaphore(limits.max_connections)
         pool = BlockingConnectionPool.from_url(
             url,
             max_connections=limits.max_connections,
@@ -123,17 +124,19 @@ class RedisCache:
         await self._redis.aclose()
 
     async def _call(self, command: Callable[[], object]) -> object:
-        if time.monotonic() < self._open_until:
-            self._on_event("bypassed")
-            return None
-        try:
-            async with asyncio.timeout(2 * self._limits.timeout_seconds):
-                reply = await command()  # type: ignore[misc]
-        except (RedisError, OSError, TimeoutError):
-            self._fail()
-            return None
-        self._num_failures = 0
-        return reply
+        # A turn is waited for outside of the deadline: many readers at once are load, not trouble.
+        async with self._turns:
+            if time.monotonic() < self._open_until:
+                self._on_event("bypassed")
+                return None
+            try:
+                async with asyncio.timeout(2 * self._limits.timeout_seconds):
+                    reply = await command()  # type: ignore[misc]
+            except (RedisError, OSError, TimeoutError):
+                self._fail()
+                return None
+            self._num_failures = 0
+            return reply
 
     def _fail(self) -> None:
         self._on_event("error")
