@@ -60,8 +60,9 @@ class KafkaSink:
         self._producer: KafkaProducer | None = None
 
     async def start(self) -> None:
-        """Connect. Raises `SinkUnavailable` where no broker answers."""
+        """Connect. Raises `SinkUnavailable` where no broker answers, or a topic is missing."""
         await asyncio.get_running_loop().run_in_executor(self._thread, self._connect)
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._check_topics)
 
     async def publish(self, outcomes: Sequence[Outcome]) -> None:
         """Send all, wait for every acknowledgement. Raises `SinkUnavailable` at the deadline."""
@@ -81,7 +82,9 @@ class KafkaSink:
             self._producer = KafkaProducer(
                 **self._connection.client_options(),
                 bootstrap_timeout_ms=round(config.start_seconds * 1000),
-                max_block_ms=round(config.publish_seconds * 1000),
+                # For a topic's partitions, and for room in its buffer.
+                max_block_ms=round(config.start_seconds * 1000),
+                allow_auto_create_topics=False,
                 enable_idempotence=True,
                 acks="all",
                 # Half a millisecond's wait would be a whole batch's; the publisher gathers by itself.
@@ -91,6 +94,18 @@ class KafkaSink:
             raise SinkUnavailable(str(error)) from error
         except KafkaError as error:
             raise SinkUnavailable(explain_unreachable(self._connection, config.start_seconds)) from error
+
+    def _check_topics(self) -> None:
+        assert self._producer is not None
+        for setting in ("entities_topic", "dead_letters_topic"):
+            topic = getattr(self._config, setting)
+            try:
+                self._producer.partitions_for(topic)
+            except KafkaError as error:
+                raise SinkUnavailable(
+                    f"the topic {topic} does not exist at {self._connection} (or may not be seen by this user); "
+                    f"create it, or set kafka.{setting}"
+                ) from error
 
     def _send_all(self, outcomes: Sequence[Outcome]) -> None:
         if self._producer is None:

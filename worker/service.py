@@ -5,6 +5,8 @@ import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
+
 from consumers.jsonl import JsonlSource
 from consumers.kafka import KafkaConnection, KafkaSource, KafkaSourceConfig
 from consumers.source import PostSource
@@ -81,6 +83,9 @@ async def run_worker(
 
 
 def _load_tagger(settings: Settings) -> Tagger:
+    # A core is left to asyncio and Kafka: torch's threads wait for the slowest of them, and one that has
+    # to share its core made small batches forty times slower.
+    torch.set_num_threads(settings.threads or max(1, torch.get_num_threads() - 1))
     try:
         return Tagger.load(settings.checkpoint, device=settings.device)
     except (CheckpointError, OSError) as error:

@@ -82,6 +82,7 @@ class Settings(BaseSettings):
 
     checkpoint: Path = Field(STARTER_CHECKPOINT, description="The tagger's file.")
     device: str = Field("cpu", description="cpu, cuda or cuda:N.")
+    threads: int = Field(0, ge=0, description="The tagger's CPU threads; 0: one fewer than there are cores.")
     include_text: bool = Field(True, description="Whether events carry the post's text.")
     include_attention: bool = Field(False, description="Whether events carry the 7×7 attention.")
     max_post_bytes: int = Field(256 * 1024, gt=0)

@@ -130,6 +130,18 @@ def test_what_the_client_itself_refuses_becomes_a_letter_too(kafka_bootstrap: st
     assert b"bytes left out" in dict(found[b"1"].headers)["nametag-detail"]
 
 
+def test_a_missing_topic_is_told_at_the_start(kafka_bootstrap: str, topics: Any) -> None:
+    """A misspelt topic is never made silently: the start names it, and the setting to change."""
+    connection = KafkaConnection(bootstrap_servers=(kafka_bootstrap,))
+    config = KafkaSinkConfig(entities_topic=topics.entities, dead_letters_topic="no-such-letters", start_seconds=1)
+
+    async def nothing(_sink: EventSink) -> None:
+        pytest.fail("it started")
+
+    with pytest.raises(SinkUnavailable, match=r"no-such-letters does not exist.*kafka\.dead_letters_topic"):
+        run(lambda: KafkaSink(connection, config), nothing)
+
+
 def test_no_broker_is_told_in_a_sentence_within_the_time() -> None:
     """Nobody listens: what was tried, for how long, and what to do."""
     with socket.socket() as free:
@@ -158,19 +170,18 @@ def assert_unavailable(address: str, advice: str) -> None:
     assert time.perf_counter() - start < 8
 
 
-def test_a_topic_that_can_not_be_written_stops_the_sink_in_time(kafka_bootstrap: str, topics: Any) -> None:
-    """A send that never begins ends at the sink's deadline, as a `SinkUnavailable`."""
+def test_a_topic_that_goes_away_stops_the_sink_in_time(kafka_bootstrap: str, topics: Any) -> None:
+    """A send that is never acknowledged ends at the sink's deadline, as a `SinkUnavailable`."""
+    connection = KafkaConnection(bootstrap_servers=(kafka_bootstrap,))
+    config = KafkaSinkConfig(entities_topic=topics.entities, dead_letters_topic=topics.dead_letters, publish_seconds=1)
 
-    class Careful(KafkaConnection):
-        def client_options(self) -> dict[str, Any]:
-            return super().client_options() | {"allow_auto_create_topics": False}
-
-    connection = Careful(bootstrap_servers=(kafka_bootstrap,))
-    config = KafkaSinkConfig(
-        entities_topic=topics.entities + "-missing", dead_letters_topic=topics.dead_letters, publish_seconds=1
-    )
+    def delete() -> None:
+        admin = KafkaAdminClient(bootstrap_servers=kafka_bootstrap)
+        admin.delete_topics([topics.entities])
+        admin.close()
 
     async def scenario(sink: EventSink) -> None:
+        await asyncio.to_thread(delete)
         start = time.perf_counter()
         with pytest.raises(SinkUnavailable, match="nothing was committed"):
             await sink.publish([event(0)])
