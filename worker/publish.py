@@ -70,9 +70,7 @@ class KafkaSink:
 
     async def close(self) -> None:
         """Close the producer, and wait for its thread."""
-        producer = self._producer
-        if producer is not None:
-            await asyncio.get_running_loop().run_in_executor(self._thread, lambda: producer.close(timeout=5))
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._disconnect, 5.0)
         self._thread.shutdown(wait=False)
 
     def _connect(self) -> None:
@@ -144,9 +142,15 @@ class KafkaSink:
             self._send(_without_bytes(outcome))(self._config.publish_seconds)
 
     def _reconnect(self) -> None:
-        if self._producer is not None:
-            self._producer.close(timeout=1)
+        self._disconnect(1.0)
         self._connect()
+
+    def _disconnect(self, seconds: float) -> None:
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            # What can't be sent was told by publish(), and wasn't committed.
+            with contextlib.suppress(KafkaError):
+                producer.close(timeout=seconds)
 
     def _send(self, outcome: Outcome) -> Callable[[float], object]:
         try:
