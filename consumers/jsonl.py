@@ -3,7 +3,7 @@
 import asyncio
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -48,6 +48,14 @@ class JsonlSource:
     def is_ready(self) -> bool:
         """True: a file that opens can be read."""
         return True
+
+    @property
+    def membership(self) -> None:
+        """None: a file has no group."""
+
+    async def rewind(self, forget: Callable[[], None]) -> None:
+        """Raises `SourceUnavailable`: a pipe can't be read twice, and a file's sink never asks for it."""
+        raise SourceUnavailable(f"{self._path} can't be read again from the middle; start again from its beginning")
 
     async def receive(self) -> Sequence[Message]:
         """The next lines; empty at the end of the file and after `stop_intake`."""

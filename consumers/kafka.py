@@ -8,10 +8,11 @@ the listener, which runs on the client's own loop, then takes over the table.
 
 import asyncio
 import logging
+import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +32,10 @@ log = logging.getLogger("nametag.kafka")
 
 POLL_MS = 20
 """How long a poll may wait; a commit waits for the end of the poll under way."""
+
+
+REWIND_MS = 5000
+"""How long a look at the committed offsets may take, before the poller polls again."""
 
 
 @dataclass(slots=True)
@@ -70,6 +75,7 @@ class KafkaSource:
         self._thread: threading.Thread | None = None
         self._is_full = False
         self._has_joined = False
+        self._rewinds: queue.SimpleQueue[tuple[Callable[[], None], asyncio.Future[None]]] = queue.SimpleQueue()
 
     async def start(self, on_revoke: RevokeListener) -> None:
         """Connect, and join the group. Raises `SourceUnavailable` with what was tried and what to do."""
@@ -148,6 +154,17 @@ class KafkaSource:
         return self._has_joined
 
     @property
+    def membership(self) -> object:
+        """A snapshot of the group's generation and our member id (kafka-python's ConsumerGroupMetadata)."""
+        return None if self._rebalance.consumer is None else self._rebalance.consumer.group_metadata()
+
+    async def rewind(self, forget: Callable[[], None]) -> None:
+        """Read again from the last commit; waits until the brokers know it. See `PostSource`."""
+        done: asyncio.Future[None] = self._loop.create_future()
+        self._rewinds.put((forget, done))
+        await done
+
+    @property
     def num_buffered(self) -> int:
         """Messages that were polled and not yet received."""
         return self._buffer.num_messages
@@ -163,6 +180,7 @@ class KafkaSource:
             while not self._closing.is_set():
                 self._poll(consumer)
                 self._commits.send(consumer)
+                self._rewind_if_asked(consumer)
         except KafkaError as cause:
             error = SourceUnavailable(
                 f"reading {self._config.topic} from {self._connection} failed ({cause!r}); "
@@ -228,6 +246,37 @@ class KafkaSource:
         if messages and not self._intake_stopped.is_set():
             self._buffer.count(messages, +1)
             self._post(self._deliver, messages)
+
+    def _rewind_if_asked(self, consumer: KafkaConsumer) -> None:
+        try:
+            forget, done = self._rewinds.get_nowait()
+        except queue.Empty:
+            return
+        try:
+            self._seek_to_commits(consumer)
+        except RetriableError as error:
+            # The brokers still settle a transaction, or are away: the partitions wait where they are.
+            log.warning("kafka_rewind_retried", extra={"error": repr(error)})
+            self._rewinds.put((forget, done))
+            return
+
+        def begin_again() -> None:
+            self._discard(frozenset(self._rebalance.epochs))
+            forget()
+            release([done])
+
+        self._post(begin_again)
+
+    def _seek_to_commits(self, consumer: KafkaConsumer) -> None:
+        assigned = consumer.assignment()
+        places = {each: consumer.committed(each, timeout_ms=REWIND_MS) for each in assigned}
+        for each, offset in places.items():
+            if offset is None:
+                consumer.seek_to_beginning(each)
+            else:
+                consumer.seek(each, offset)
+            self._rebalance.begin_epoch(Partition(each.topic, each.partition))
+        log.info("rewound", extra={"offsets": {f"{each.topic}[{each.partition}]": n for each, n in places.items()}})
 
     def _apply_backpressure(self, consumer: KafkaConsumer) -> None:
         self._is_full = self._intake_stopped.is_set() or self._buffer.is_over(

@@ -46,10 +46,14 @@ class RebalanceListener(AsyncConsumerRebalanceListener):  # type: ignore[misc] #
         self.epochs: dict[Partition, int] = {}
         self.is_revoking = False
 
+    def begin_epoch(self, partition: Partition) -> None:
+        """From now on, what was read of `partition` before is stale."""
+        self.epochs[partition] = self.epochs.get(partition, 0) + 1
+
     async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
         """Begin a new epoch for each."""
         for partition in _partitions(assigned):
-            self.epochs[partition] = self.epochs.get(partition, 0) + 1
+            self.begin_epoch(partition)
         log.info("partitions_assigned", extra={"partitions": _readable(assigned)})
 
     async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:

@@ -63,6 +63,17 @@ class PostSource(Protocol):
     async def start(self, on_revoke: RevokeListener) -> None:
         """Begin to read. Raises a `SourceUnavailable` where there is nothing to read from."""
 
+    @property
+    def membership(self) -> object:
+        """The membership in a consumer group, for a transaction to commit with; None where there is none."""
+
+    async def rewind(self, forget: Callable[[], None]) -> None:
+        """Read again from the last commit, in new epochs.
+
+        `forget` is called on asyncio's loop when nothing of the old epochs will be received any
+        more, and nothing of the new ones has been.
+        """
+
     async def receive(self) -> Sequence[Message]:
         """The next messages in the order of their partitions; waits for one. Empty: the source has ended."""
 

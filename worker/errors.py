@@ -4,6 +4,8 @@ WorkerError
 ├── ImageError              degrade: the caption is tagged alone, and the event says why
 ├── TaggingFailed           dead-letter: this post breaks the model
 ├── TaggerBroken            stop: the model fails on every post
+├── PublishAborted          retry: nothing was published, try again
+├── PublishUnsettled        retry: nobody knows; read again from the last commit
 ├── SinkUnavailable         stop: events can't be published; nothing was committed
 ├── SettingsError           stop: a setting is wrong
 └── CheckpointUnavailable   stop: no tagger
@@ -30,6 +32,14 @@ class TaggingFailed(WorkerError):
 
 class TaggerBroken(WorkerError):
     """Raised when the model fails on a harmless post too. The worker stops."""
+
+
+class PublishAborted(WorkerError):
+    """Raised when nothing of a publication became visible. It is tried again."""
+
+
+class PublishUnsettled(WorkerError):
+    """Raised when a publication may or may not have become visible. The offsets tell, when read again."""
 
 
 class SinkUnavailable(WorkerError):

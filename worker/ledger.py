@@ -63,32 +63,38 @@ class OffsetLedger(Generic[T]):
         page.entries[offset].outcome = outcome
         return True
 
-    def release(self, partitions: Iterable[Partition] | None = None) -> Release[T]:
-        """Take out the contiguous prefix of finished messages of `partitions` (default: of all)."""
+    def finished(self, partitions: Iterable[Partition] | None = None) -> Release[T]:
+        """The contiguous prefix of finished messages of `partitions` (default: of all); it stays here."""
         release: Release[T] = Release([], [], {})
         for partition in list(self._pages) if partitions is None else partitions:
             if page := self._pages.get(partition):
-                self._release_page(partition, page, release)
+                _add_prefix(partition, page, release)
         return release
 
-    def forget(self, partitions: Iterable[Partition]) -> list[Message]:
-        """Drop all that is open in `partitions`, which somebody else will read again."""
+    def settle(self, release: Release[T]) -> list[tuple[Message, T]]:
+        """Take out what was published; gives what was still here, not forgotten meanwhile."""
+        published = zip(release.messages, release.outcomes, strict=True)
+        return [(message, outcome) for message, outcome in published if self._take_out(message)]
+
+    def forget(self, partitions: Iterable[Partition] | None = None) -> list[Message]:
+        """Drop all that is open in `partitions` (default: in all), which will be read again."""
         dropped: list[Message] = []
-        for partition in partitions:
+        for partition in list(self._pages) if partitions is None else partitions:
             if page := self._pages.pop(partition, None):
                 dropped += [entry.message for entry in page.entries.values()]
         return dropped
 
-    @staticmethod
-    def _release_page(partition: Partition, page: _Page[T], release: Release[T]) -> None:
-        finished: list[int] = []
-        for offset, entry in page.entries.items():
-            if entry.outcome is None:
-                break
-            release.outcomes.append(entry.outcome)
-            release.messages.append(entry.message)
-            finished.append(offset)
-        for offset in finished:
-            del page.entries[offset]
-        if finished:
-            release.offsets[partition] = finished[-1] + 1
+    def _take_out(self, message: Message) -> bool:
+        page = self._pages.get(message.position.partition)
+        if page is None or page.epoch != message.epoch:
+            return False
+        return page.entries.pop(message.position.offset, None) is not None
+
+
+def _add_prefix(partition: Partition, page: _Page[T], release: Release[T]) -> None:
+    for offset, entry in page.entries.items():
+        if entry.outcome is None:
+            break
+        release.outcomes.append(entry.outcome)
+        release.messages.append(entry.message)
+        release.offsets[partition] = offset + 1

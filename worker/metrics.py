@@ -25,6 +25,9 @@ class Metrics:
         )
         self.dropped = Counter("nametag_posts_dropped", "Messages given up with their partition.", registry=registry)
         self.dead_letters = Counter("nametag_dead_letters", "Dead letters, by reason.", ["reason"], registry=registry)
+        self.publish_failures = Counter(
+            "nametag_publish_failures", "Publications that were tried again, by error.", ["error"], registry=registry
+        )
         self.entities = Counter("nametag_entities", "Entities, by type.", ["type"], registry=registry)
         self.images = Counter("nametag_images", "Posts, by what became of the picture.", ["status"], registry=registry)
         self.tower_images = Counter(

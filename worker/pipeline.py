@@ -13,11 +13,14 @@ What happens with an error:
 | BadMessage | reading the post | dead letter with its reason |
 | ImageError | picture: fetch, check, decode | the caption is tagged alone, the event says why |
 | TaggingFailed | this post, alone on the device | dead letter `tagging_failed` |
+| PublishAborted | the sink: nothing became visible | publish the same again, a little later |
+| PublishUnsettled | the sink: nobody knows | forget all, read again from the last commit |
 | TaggerBroken, SinkUnavailable, SourceUnavailable, anything else | | stop, nothing more is committed |
 """
 
 import asyncio
 import logging
+import random
 from collections import deque
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -38,10 +41,10 @@ from consumers.messages import (
 )
 from consumers.source import Message, Offsets, Partition, PostSource
 from worker.batches import Batcher, PostTagger, Prepared, Tagged
-from worker.errors import ImageError, TaggingFailed
+from worker.errors import ImageError, PublishAborted, PublishUnsettled, TaggingFailed, WorkerError
 from worker.image_status import ImageStatus
 from worker.images import FoundFeatures, FoundPixels, ImageSource
-from worker.ledger import OffsetLedger, Release
+from worker.ledger import OffsetLedger
 from worker.metrics import Metrics
 from worker.publish import EventSink, Outcome
 from worker.room import Room, RoomLimits
@@ -49,6 +52,7 @@ from worker.room import Room, RoomLimits
 log = logging.getLogger("nametag.pipeline")
 
 REGIONS_PER_SIDE = 7
+LONGEST_PAUSE_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +98,7 @@ class Pipeline:
         self._acknowledged: dict[Partition, int] = {}
         self._arrived: deque[Message] = deque()
         self._is_running = False
+        self._is_unsettled = False
 
     @property
     def is_ready(self) -> bool:
@@ -198,40 +203,94 @@ class Pipeline:
         )
 
     async def _publish_finished(self) -> None:
+        num_failures = 0
         while True:
             await self._finished.wait()
             self._finished.clear()
-            async with self._publishing:
-                release = self._ledger.release()
-                await self._publish(release)
-            # Outside the lock: a rebalance that waits for the lock must not wait for its own commit.
-            if release.offsets:
-                await self._parts.source.commit(release.offsets)
+            try:
+                async with self._publishing:
+                    offsets = await self._publish()
+            except PublishAborted as error:
+                num_failures += 1
+                await self._pause(num_failures, error)
+            except PublishUnsettled as error:
+                num_failures += 1
+                await self._pause(num_failures, error)
+                await self._read_again()
+            else:
+                num_failures = 0
+                # Outside the lock: a rebalance that waits for the lock must not wait for its own commit.
+                if offsets and not self._parts.sink.commits_offsets:
+                    await self._parts.source.commit(offsets)
 
-    async def _publish(self, release: Release[Outcome]) -> None:
+    async def _publish(self, partitions: frozenset[Partition] | None = None) -> Offsets:
+        """Publish what is finished, and settle it; the caller holds the lock."""
+        if self._is_unsettled:
+            raise PublishUnsettled("an earlier publication may still go out")
+        # Before the choice: what a rebalance takes away after it, this membership can't commit.
+        membership = self._parts.source.membership
+        release = self._ledger.finished(partitions)
         if not release.outcomes:
-            return
-        with self._parts.metrics.stage("publish"):
-            await self._parts.sink.publish(release.outcomes)
-        self._acknowledged.update(release.offsets)
-        for message, outcome in zip(release.messages, release.outcomes, strict=True):
+            return {}
+        try:
+            with self._parts.metrics.stage("publish"):
+                await self._parts.sink.publish(release.outcomes, release.offsets, membership)
+        except (PublishUnsettled, asyncio.CancelledError):
+            # It may still go out, so the same must not be published again before the offsets are read.
+            self._is_unsettled = True
+            self._finished.set()
+            raise
+        if not self._parts.sink.commits_offsets:
+            self._acknowledged.update(release.offsets)
+        for message, outcome in self._ledger.settle(release):
             await self._leave(message)
             self._count(outcome)
         log.info("published", extra={"num_posts": len(release.outcomes), "offsets": _readable(release.offsets)})
+        return release.offsets
+
+    async def _pause(self, num_failures: int, error: WorkerError) -> None:
+        seconds = min(LONGEST_PAUSE_SECONDS, 0.05 * 2 ** min(num_failures, 10)) * random.uniform(0.5, 1)
+        log.warning("publish_retried", extra={"reason": str(error), "num_failures": num_failures, "seconds": seconds})
+        self._parts.metrics.publish_failures.labels(type(error).__name__).inc()
+        await asyncio.sleep(seconds)
+        self._finished.set()
+
+    async def _read_again(self) -> None:
+        """Forget all that is under way, and let the source begin at the last commit."""
+        dropped: list[Message] = []
+
+        def forget() -> None:
+            self._arrived.clear()
+            dropped.extend(self._ledger.forget())
+            self._acknowledged.clear()
+            self._is_unsettled = False
+
+        # Without the lock: a rebalance that waits for it would hold up the poller, which has to rewind.
+        await self._parts.source.rewind(forget)
+        await self._drop(dropped)
 
     async def _give_up(self, partitions: frozenset[Partition]) -> Offsets:
         """Before `partitions` go to another worker: publish what is finished, forget the rest."""
         self._arrived = deque(m for m in self._arrived if m.position.partition not in partitions)
-        async with self._publishing:
-            await self._publish(self._ledger.release(partitions))
+        try:
+            async with self._publishing:
+                await self._publish(partitions)
+        except (PublishAborted, PublishUnsettled) as error:
+            # The next owner reads from the last commit, whichever that is.
+            log.warning("publish_given_up", extra={"reason": str(error)})
+        finally:
+            # Also at the rebalance's deadline: what is no longer ours must not be published later on.
             dropped = self._ledger.forget(partitions)
-        self._parts.metrics.dropped.inc(len(dropped))
-        for message in dropped:
-            await self._leave(message)
+            await self._drop(dropped)
         log.info("gave_up", extra={"partitions": sorted(map(str, partitions)), "num_dropped": len(dropped)})
         return {
             partition: self._acknowledged.pop(partition) for partition in partitions if partition in self._acknowledged
         }
+
+    async def _drop(self, messages: list[Message]) -> None:
+        self._parts.metrics.dropped.inc(len(messages))
+        for message in messages:
+            await self._leave(message)
 
     async def _leave(self, message: Message) -> None:
         await self._room.leave(message.num_bytes)

@@ -18,9 +18,10 @@ from worker.decode import DecodeLimits, Decoder
 from worker.errors import CheckpointUnavailable, WorkerError
 from worker.fetch import FetchLimits, ImageFetcher
 from worker.images import ImageSource
+from worker.kafka_sink import KafkaSink, KafkaSinkConfig, TransactionalKafkaSink
 from worker.metrics import Metrics
 from worker.pipeline import Parts, Pipeline, PipelineConfig
-from worker.publish import EventSink, JsonlSink, KafkaSink, KafkaSinkConfig, Outcome
+from worker.publish import EventSink, JsonlSink, Outcome
 from worker.room import RoomLimits
 from worker.server import ServerConfig, serve
 from worker.settings import Settings
@@ -104,6 +105,7 @@ def _source(settings: Settings, files: Files | None) -> PostSource:
     config = KafkaSourceConfig(
         topic=kafka.posts_topic,
         group_id=kafka.group_id,
+        group_instance_id=kafka.group_instance_id,
         session_timeout_ms=round(kafka.session_timeout_seconds * 1000),
     )
     return KafkaSource(_connection(settings), config)
@@ -113,8 +115,15 @@ def _sink(settings: Settings, files: Files | None) -> EventSink:
     if files is not None:
         return JsonlSink(files.events, files.dead_letters)
     kafka = settings.kafka
-    config = KafkaSinkConfig(entities_topic=kafka.entities_topic, dead_letters_topic=kafka.dead_letters_topic)
-    return KafkaSink(_connection(settings), config)
+    config = KafkaSinkConfig(
+        entities_topic=kafka.entities_topic,
+        dead_letters_topic=kafka.dead_letters_topic,
+        transaction_seconds=kafka.transaction_seconds,
+        # With the name comes the transaction of the process before, which is settled at the start.
+        transactional_id=kafka.group_instance_id and f"{kafka.group_id}-{kafka.group_instance_id}",
+    )
+    sink = TransactionalKafkaSink if kafka.delivery == "exactly_once" else KafkaSink
+    return sink(_connection(settings), config)
 
 
 def _connection(settings: Settings) -> KafkaConnection:

@@ -31,6 +31,13 @@ class KafkaTable(Table):
     entities_topic: str = "entities"
     dead_letters_topic: str = "dead-letters"
     group_id: str = "nametag"
+    group_instance_id: str | None = Field(
+        None, description="A name that outlives a restart, unlike any other worker's: then no rebalance follows one."
+    )
+    delivery: Literal["exactly_once", "at_least_once"] = "exactly_once"
+    transaction_seconds: float = Field(
+        15.0, gt=0, description="How long a dead worker's transaction may hold up the readers of its events."
+    )
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     sasl_mechanism: str | None = None
     sasl_username: str | None = None

@@ -289,7 +289,9 @@ def _send(bootstrap: str, topic: str, values: list[bytes]) -> list[tuple[int, in
 
 def _receive(bootstrap: str, topic: str, count: int, workers: list[Worker]) -> list[Any]:
     """All records of `topic`, once there are `count` and half a second has brought no more."""
-    consumer = KafkaConsumer(bootstrap_servers=bootstrap, auto_offset_reset="earliest")
+    consumer = KafkaConsumer(
+        bootstrap_servers=bootstrap, auto_offset_reset="earliest", isolation_level="read_committed"
+    )
     consumer.assign([TopicPartition(topic, n) for n in consumer.partitions_for_topic(topic)])
     records: list[Any] = []
     deadline = time.monotonic() + 180

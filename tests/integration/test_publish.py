@@ -4,7 +4,8 @@ import asyncio
 import json
 import socket
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,12 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
 
 from consumers.errors import Reason
-from consumers.kafka import KafkaConnection
+from consumers.kafka import KafkaConnection, KafkaSource, KafkaSourceConfig
 from consumers.messages import CheckpointName, DeadLetter, EntityEvent, ImageReport, PositionReport
-from consumers.source import Message, Partition, Position
-from worker.errors import SinkUnavailable
-from worker.publish import EventSink, JsonlSink, KafkaSink, KafkaSinkConfig, Outcome
+from consumers.source import Message, Offsets, Partition, Position
+from worker.errors import PublishAborted, PublishUnsettled, SinkUnavailable
+from worker.kafka_sink import KafkaSink, KafkaSinkConfig, TransactionalKafkaSink
+from worker.publish import EventSink, JsonlSink, Outcome
 
 
 def event(offset: int, text: str = "a post") -> EntityEvent:
@@ -37,16 +39,48 @@ def letter(offset: int, value: bytes | None, key: bytes | None = None) -> DeadLe
     return DeadLetter.of(message, Reason.NOT_JSON, "the message is no JSON")
 
 
-def published(bootstrap: str, topics: Any, batches: Sequence[Sequence[Outcome]]) -> None:
-    """Publish `batches` one after the other through a real producer."""
+@pytest.fixture(params=[KafkaSink, TransactionalKafkaSink])
+def sink_type(request: pytest.FixtureRequest) -> type[KafkaSink]:
+    """Both kinds keep the same promises, but for what happens amid trouble."""
+    return request.param  # type: ignore[no-any-return]
+
+
+def published(sink_type: type[KafkaSink], bootstrap: str, topics: Any, batches: Sequence[Sequence[Outcome]]) -> None:
+    """Publish `batches` one after the other through a real producer, as a real member of a group."""
     connection = KafkaConnection(bootstrap_servers=(bootstrap,))
     config = KafkaSinkConfig(entities_topic=topics.entities, dead_letters_topic=topics.dead_letters)
 
     async def scenario(sink: EventSink) -> None:
-        for outcomes in batches:
-            await sink.publish(outcomes)
+        async with member(connection, topics) as source:
+            for outcomes in batches:
+                await until_settled(sink, outcomes, {Partition(topics.posts, 2): 1}, source)
 
-    run(lambda: KafkaSink(connection, config), scenario)
+    run(lambda: sink_type(connection, config), scenario)
+
+
+async def until_settled(sink: EventSink, outcomes: Sequence[Outcome], offsets: Offsets, source: KafkaSource) -> None:
+    """As the pipeline does: try again where the group had a new generation."""
+    while True:
+        try:
+            return await sink.publish(outcomes, offsets, source.membership)
+        except PublishAborted:
+            await asyncio.sleep(0.1)
+
+
+@asynccontextmanager
+async def member(connection: KafkaConnection, topics: Any) -> AsyncIterator[KafkaSource]:
+    source = KafkaSource(connection, KafkaSourceConfig(topic=topics.posts, group_id=f"group-{topics.posts}"))
+
+    async def nothing(_partitions: frozenset[Partition]) -> Offsets:
+        return {}
+
+    await source.start(nothing)
+    try:
+        while not source.is_ready:  # noqa: ASYNC110  # seen from outside, as a probe would
+            await asyncio.sleep(0.01)
+        yield source
+    finally:
+        await source.close()
 
 
 def run(make: Callable[[], EventSink], scenario: Callable[[EventSink], Awaitable[None]]) -> None:
@@ -63,7 +97,12 @@ def run(make: Callable[[], EventSink], scenario: Callable[[EventSink], Awaitable
 
 def records(bootstrap: str, topic: str) -> list[Any]:
     """All that stands on a topic."""
-    consumer = KafkaConsumer(bootstrap_servers=bootstrap, enable_auto_commit=False, auto_offset_reset="earliest")
+    consumer = KafkaConsumer(
+        bootstrap_servers=bootstrap,
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        isolation_level="read_committed",
+    )
     try:
         partitions = [TopicPartition(topic, number) for number in consumer.partitions_for_topic(topic) or ()]
         consumer.assign(partitions)
@@ -86,9 +125,12 @@ def limit_messages(bootstrap: str, topic: str, num_bytes: int) -> None:
         admin.close()
 
 
-def test_events_and_letters_have_their_topics_keys_and_headers(kafka_bootstrap: str, topics: Any) -> None:
+def test_events_and_letters_have_their_topics_keys_and_headers(
+    sink_type: type[KafkaSink], kafka_bootstrap: str, topics: Any
+) -> None:
     """An event goes out under the post's id, a letter as the bytes that came in, its reason in the headers."""
     published(
+        sink_type,
         kafka_bootstrap,
         topics,
         [[event(1), letter(2, b"\xff not json", key=b"k"), letter(3, None), letter(4, None, key=b"k")]],
@@ -106,11 +148,13 @@ def test_events_and_letters_have_their_topics_keys_and_headers(kafka_bootstrap: 
     assert (third.key, third.value) == (b"k", None)
 
 
-def test_an_event_over_the_broker_s_limit_becomes_a_letter(kafka_bootstrap: str, topics: Any) -> None:
+def test_an_event_over_the_broker_s_limit_becomes_a_letter(
+    sink_type: type[KafkaSink], kafka_bootstrap: str, topics: Any
+) -> None:
     """Its neighbours go through, before and after, and the letter says where the post stands."""
     limit_messages(kafka_bootstrap, topics.entities, 4000)
     large = event(1, "".join(chr(0x4E00 + n % 5000) for n in range(4000)))
-    published(kafka_bootstrap, topics, [[event(0), large, *map(event, range(2, 40))], [event(40)]])
+    published(sink_type, kafka_bootstrap, topics, [[event(0), large, *map(event, range(2, 40))], [event(40)]])
     ids = sorted(int(record.key) for record in records(kafka_bootstrap, topics.entities))
     assert ids == [0, *range(2, 41)]
     (found,) = records(kafka_bootstrap, topics.dead_letters)
@@ -119,9 +163,11 @@ def test_an_event_over_the_broker_s_limit_becomes_a_letter(kafka_bootstrap: str,
     assert (headers["nametag-topic"], headers["nametag-partition"], headers["nametag-offset"]) == (b"posts", b"2", b"1")
 
 
-def test_what_the_client_itself_refuses_becomes_a_letter_too(kafka_bootstrap: str, topics: Any) -> None:
+def test_what_the_client_itself_refuses_becomes_a_letter_too(
+    sink_type: type[KafkaSink], kafka_bootstrap: str, topics: Any
+) -> None:
     """Over the producer's own limit: an event, and a letter, which goes without its bytes."""
-    published(kafka_bootstrap, topics, [[event(0, "x" * 1_200_000), letter(1, b"y" * 1_200_000), event(2)]])
+    published(sink_type, kafka_bootstrap, topics, [[event(0, "x" * 1_200_000), letter(1, b"y" * 1_200_000), event(2)]])
     assert [record.key for record in records(kafka_bootstrap, topics.entities)] == [b"2"]
     found = {dict(r.headers)["nametag-offset"]: r for r in records(kafka_bootstrap, topics.dead_letters)}
     assert set(found) == {b"0", b"1"}
@@ -170,10 +216,14 @@ def assert_unavailable(address: str, advice: str) -> None:
     assert time.perf_counter() - start < 8
 
 
-def test_a_topic_that_goes_away_stops_the_sink_in_time(kafka_bootstrap: str, topics: Any) -> None:
-    """A send that is never acknowledged ends at the sink's deadline, as a `SinkUnavailable`."""
+def test_a_topic_that_goes_away_stops_the_sink_in_time(
+    sink_type: type[KafkaSink], kafka_bootstrap: str, topics: Any
+) -> None:
+    """What no retry can mend ends soon after the sink's deadline, and names the topic."""
     connection = KafkaConnection(bootstrap_servers=(kafka_bootstrap,))
-    config = KafkaSinkConfig(entities_topic=topics.entities, dead_letters_topic=topics.dead_letters, publish_seconds=1)
+    config = KafkaSinkConfig(
+        entities_topic=topics.entities, dead_letters_topic=topics.dead_letters, publish_seconds=1, start_seconds=1
+    )
 
     def delete() -> None:
         admin = KafkaAdminClient(bootstrap_servers=kafka_bootstrap)
@@ -181,13 +231,60 @@ def test_a_topic_that_goes_away_stops_the_sink_in_time(kafka_bootstrap: str, top
         admin.close()
 
     async def scenario(sink: EventSink) -> None:
-        await asyncio.to_thread(delete)
-        start = time.perf_counter()
-        with pytest.raises(SinkUnavailable, match="nothing was committed"):
-            await sink.publish([event(0)])
-        assert time.perf_counter() - start < 5
+        async with member(connection, topics) as source:
+            await asyncio.to_thread(delete)
+            start = time.perf_counter()
+            with pytest.raises(SinkUnavailable, match=f"{topics.entities} does not exist"):
+                await sink.publish([event(0)], {}, source.membership)
+            assert time.perf_counter() - start < 10
 
-    run(lambda: KafkaSink(connection, config), scenario)
+    run(lambda: sink_type(connection, config), scenario)
+
+
+def test_a_zombie_publishes_nothing(kafka_bootstrap: str, topics: Any) -> None:
+    """A membership from before a rebalance commits neither its offsets nor its events; a fresh one does."""
+    connection = KafkaConnection(bootstrap_servers=(kafka_bootstrap,))
+    config = KafkaSinkConfig(entities_topic=topics.entities, dead_letters_topic=topics.dead_letters)
+    offsets = {Partition(topics.posts, 2): 8}
+
+    async def scenario(sink: EventSink) -> None:
+        async with member(connection, topics) as zombie:
+            old = zombie.membership
+        async with member(connection, topics) as heir:
+            with pytest.raises(PublishAborted):
+                await sink.publish([event(6)], offsets, old)
+            with pytest.raises(PublishAborted):
+                await sink.publish([event(6)], offsets, None)
+            await until_settled(sink, [event(7)], offsets, heir)
+
+    run(lambda: TransactionalKafkaSink(connection, config), scenario)
+    assert [record.key for record in records(kafka_bootstrap, topics.entities)] == [b"7"]
+    admin = KafkaAdminClient(bootstrap_servers=kafka_bootstrap)
+    group = f"group-{topics.posts}"
+    (committed,) = admin.list_group_offsets([group])[group].values()
+    admin.close()
+    assert committed.offset == 8
+
+
+def test_a_second_producer_of_the_same_name_settles_what_the_first_left_open(kafka_bootstrap: str, topics: Any) -> None:
+    """A restarted worker aborts its predecessor's transaction at once, and fences it."""
+    connection = KafkaConnection(bootstrap_servers=(kafka_bootstrap,))
+    config = KafkaSinkConfig(
+        entities_topic=topics.entities, dead_letters_topic=topics.dead_letters, transactional_id=topics.posts
+    )
+
+    async def scenario(first: EventSink) -> None:
+        second = TransactionalKafkaSink(connection, config)
+        await second.start()
+        async with member(connection, topics) as source:
+            with pytest.raises(PublishUnsettled):
+                await first.publish([event(1)], {}, source.membership)
+            # The first has a new producer by now, and so the second is the one that is fenced.
+            await until_settled(first, [event(2)], {}, source)
+        await second.close()
+
+    run(lambda: TransactionalKafkaSink(connection, config), scenario)
+    assert [record.key for record in records(kafka_bootstrap, topics.entities)] == [b"2"]
 
 
 def test_files_have_a_line_for_each_outcome(tmp_path: Path) -> None:
@@ -195,7 +292,7 @@ def test_files_have_a_line_for_each_outcome(tmp_path: Path) -> None:
     events, letters = tmp_path / "events.jsonl", tmp_path / "letters.jsonl"
 
     async def scenario(sink: EventSink) -> None:
-        await sink.publish([event(0), letter(1, b"x"), event(2)])
+        await sink.publish([event(0), letter(1, b"x"), event(2)], {}, None)
 
     run(lambda: JsonlSink(str(events), str(letters)), scenario)
     assert [json.loads(line)["id"] for line in events.read_bytes().splitlines()] == ["0", "2"]
@@ -222,6 +319,6 @@ def test_a_full_disk_stops_the_sink() -> None:
 
     async def scenario(sink: EventSink) -> None:
         with pytest.raises(SinkUnavailable, match="make room"):
-            await sink.publish([event(0)])
+            await sink.publish([event(0)], {}, None)
 
     run(lambda: JsonlSink("/dev/full", "/dev/null"), scenario)

@@ -27,7 +27,9 @@ def test_any_order_of_completion_leaves_in_order(offsets: set[int], random: obje
     for offset in order:
         assert ledger.complete(message(offset), offset)
         done.add(offset)
-        release = ledger.release()
+        release = ledger.finished()
+        assert ledger.finished() == release  # it stays until it is settled
+        assert [outcome for _, outcome in ledger.settle(release)] == release.outcomes
         left += release.outcomes
         prefix = [offset for index, offset in enumerate(arrived) if done >= set(arrived[: index + 1])]
         assert left == prefix
@@ -44,9 +46,9 @@ def test_work_of_an_earlier_epoch_is_stale() -> None:
     assert [dropped.position.offset for dropped in ledger.forget([PARTITION])] == [5]
     ledger.open(message(5, epoch=2))
     assert not ledger.complete(message(5, epoch=1), "stale")
-    assert ledger.release().outcomes == []
+    assert ledger.finished().outcomes == []
     assert ledger.complete(message(5, epoch=2), "fresh")
-    assert ledger.release().outcomes == ["fresh"]
+    assert ledger.finished().outcomes == ["fresh"]
 
 
 def test_partitions_do_not_wait_for_one_another() -> None:
@@ -56,5 +58,17 @@ def test_partitions_do_not_wait_for_one_another() -> None:
     ledger.open(message(0))
     ledger.open(message(0, partition=other))
     ledger.complete(message(0, partition=other), "b")
-    assert ledger.release([PARTITION]).outcomes == []
-    assert ledger.release().outcomes == ["b"]
+    assert ledger.finished([PARTITION]).outcomes == []
+    assert ledger.finished().outcomes == ["b"]
+
+
+def test_what_was_forgotten_meanwhile_is_not_settled() -> None:
+    """A partition that goes away while its posts are published gives nothing back a second time."""
+    ledger: OffsetLedger[str] = OffsetLedger()
+    ledger.open(message(0, epoch=1))
+    ledger.complete(message(0, epoch=1), "a")
+    release = ledger.finished()
+    assert len(ledger.forget()) == 1
+    ledger.open(message(0, epoch=2))
+    assert ledger.settle(release) == []
+    assert len(ledger) == 1

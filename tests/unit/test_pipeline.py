@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from consumers.errors import Reason
@@ -17,7 +18,7 @@ from consumers.source import Message, Offsets, Partition, Position, RevokeListen
 from model.inference import TaggedSpan, Tagging, TaggingInput
 from model.tokenizer import Token, tokenize
 from worker.batches import Batcher, BatchLimits
-from worker.errors import ImageError, SinkUnavailable, TaggerBroken
+from worker.errors import ImageError, PublishAborted, PublishUnsettled, SinkUnavailable, TaggerBroken
 from worker.image_status import ImageStatus
 from worker.images import FoundFeatures, FoundPixels
 from worker.metrics import Metrics
@@ -50,6 +51,15 @@ class Source:
     async def start(self, on_revoke: RevokeListener) -> None:
         self.revoke = on_revoke
 
+    membership = "generation 1"
+
+    async def rewind(self, forget: Callable[[], None]) -> None:
+        while not self.queue.empty():
+            self.queue.get_nowait()
+        forget()
+        self.world.rewinds += 1
+        self.world.changed.set()
+
     async def receive(self) -> Sequence[Message]:
         return () if self.stopped else await self.queue.get()
 
@@ -72,6 +82,8 @@ class Source:
 class Sink:
     """Keeps what is published; can be held up, and can fail."""
 
+    commits_offsets = False
+
     def __init__(self, world: "World") -> None:
         self.world = world
         self.outcomes: list[Outcome] = []
@@ -84,10 +96,13 @@ class Sink:
     async def start(self) -> None:
         """Nothing to connect to."""
 
-    async def publish(self, outcomes: Sequence[Outcome]) -> None:
+    async def publish(self, outcomes: Sequence[Outcome], offsets: Offsets, membership: object) -> None:
+        assert membership == "generation 1"
         self.num_waiting += 1
-        await self.may_publish.wait()
-        self.num_waiting -= 1
+        try:
+            await self.may_publish.wait()
+        finally:
+            self.num_waiting -= 1
         if self.error is not None:
             raise self.error
         self.outcomes += outcomes
@@ -159,6 +174,7 @@ class World:
     def __init__(self, **config: Any) -> None:
         self.changed = asyncio.Event()
         self.closed: list[str] = []
+        self.rewinds = 0
         self.source, self.sink, self.images, self.tagger = Source(self), Sink(self), Images(), Tagger()
         self.metrics = Metrics()
         parts = Parts(
@@ -285,6 +301,64 @@ def test_a_sink_that_fails_stops_the_worker_without_a_commit() -> None:
     assert isinstance(only_error(world), SinkUnavailable)
     assert world.source.commits == []
     assert world.closed == ["source", "sink"]
+
+
+def test_what_was_aborted_is_published_again() -> None:
+    """The same outcomes go out at the next try, once; nothing is read a second time."""
+
+    async def scenario(world: World) -> None:
+        world.sink.error = PublishAborted("a new generation")
+        world.send(post(0), post(1))
+        await world.until(lambda: world.count("nametag_publish_failures_total", error="PublishAborted") >= 2)
+        world.sink.error = None
+        await world.until(lambda: world.source.committed == {FIRST: 2})
+        await world.finish()
+
+    world = run(scenario)
+    assert world.offsets() == [0, 1]
+    assert world.rewinds == 0
+
+
+def test_what_nobody_knows_the_fate_of_is_read_again() -> None:
+    """Nothing is published a second time by itself: the source begins at the last commit, in a new epoch."""
+
+    async def scenario(world: World) -> None:
+        gate = world.images.gate("slow")
+        world.sink.error = PublishUnsettled("the commit was not answered")
+        world.send(post(0), post(1, image_url="slow"))
+        await world.until(lambda: world.count("nametag_posts_dropped_total") == 2)
+        world.sink.error = None
+        # The brokers had it after all: the last commit stands behind the first post.
+        again = post(1)
+        world.send(Message(position=again.position, value=again.value, epoch=1))
+        gate.set()
+        await world.until(lambda: world.source.committed == {FIRST: 2})
+        await world.finish()
+
+    world = run(scenario)
+    assert world.offsets() == [1]
+    assert world.count("nametag_posts_in_flight") == 0
+
+
+def test_what_a_rebalance_could_not_wait_for_is_not_published_later() -> None:
+    """A revoke that ends at its deadline amid a publication forgets the posts, and the source reads again."""
+
+    async def scenario(world: World) -> None:
+        world.sink.may_publish.clear()
+        world.send(post(0), post(0, SECOND))
+        await world.until(lambda: world.sink.num_waiting == 1)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(world.source.revoke(frozenset({FIRST})), 0.05)
+        world.sink.may_publish.set()
+        await world.until(lambda: SECOND in world.source.committed)
+        world.send(post(1, SECOND))
+        await world.finish()
+
+    world = run(scenario)
+    # The publication under way held both; the broker's fence, not the pipeline, decides over it.
+    assert world.offsets() == [0]
+    assert world.offsets(SECOND) == [0, 1]
+    assert world.count("nametag_posts_in_flight") == 0
 
 
 def test_a_bad_message_is_a_dead_letter_with_its_reason() -> None:

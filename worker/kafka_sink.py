@@ -1,0 +1,325 @@
+"""Events and dead letters to a pair of Kafka topics: exactly once in transactions, or at least once.
+
+Both sinks own their producer on one thread, and both go on by themselves after broker trouble: they
+raise `PublishAborted` (nothing went out) or `PublishUnsettled` (nobody knows; a new producer is ready,
+and what the last one began is settled), and the pipeline tries again or reads again.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+from kafka import KafkaProducer
+from kafka.errors import (
+    AuthorizationError,
+    CommitFailedError,
+    FencedInstanceIdError,
+    KafkaError,
+    MessageSizeTooLargeError,
+)
+
+from consumers.errors import Reason, SourceUnavailable
+from consumers.kafka import KafkaConnection
+from consumers.kafka_commits import kafka_offsets
+from consumers.kafka_connection import explain_unreachable, wait_reachable
+from consumers.messages import EVENT_HEADERS, DeadLetter, EntityEvent
+from consumers.source import Offsets
+from worker.errors import PublishAborted, PublishUnsettled, SinkUnavailable
+from worker.own_thread import OwnThread
+from worker.publish import Outcome
+
+CLOSE_SECONDS = 3.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KafkaSinkConfig:
+    """Where the Kafka sink writes, and how long it waits for the brokers.
+
+    `transaction_seconds` is how long a dead worker's transaction may hold up its readers.
+    """
+
+    entities_topic: str = "entities"
+    dead_letters_topic: str = "dead-letters"
+    start_seconds: float = 10.0
+    publish_seconds: float = 30.0
+    transaction_seconds: float = 15.0
+    transactional_id: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("start_seconds", "publish_seconds", "transaction_seconds"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
+
+
+class KafkaSink:
+    """At least once: an idempotent producer, every acknowledgement waited for."""
+
+    commits_offsets = False
+
+    def __init__(self, connection: KafkaConnection, config: KafkaSinkConfig) -> None:
+        self._connection = connection
+        self._config = config
+        self._thread = OwnThread("producer")
+        self._producer: KafkaProducer | None = None
+
+    async def start(self) -> None:
+        """Connect. Raises `SinkUnavailable` where no broker answers, or a topic is missing."""
+        await self._thread.call(self._connect)
+        await self._thread.call(self._check_topics)
+
+    async def publish(self, outcomes: Sequence[Outcome], offsets: Offsets, membership: object) -> None:
+        """Send all, wait for every acknowledgement. Raises `PublishUnsettled` at the deadline."""
+        await self._thread.call(lambda: self._guarded(lambda: self._send_all(outcomes)))
+
+    async def close(self) -> None:
+        """Close the producer, and wait a little for its thread."""
+        # A call under way may have no deadline of its own.
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._thread.call(lambda: self._disconnect(CLOSE_SECONDS)), 2 * CLOSE_SECONDS)
+        self._thread.end()
+
+    # The producer's thread, top to bottom.
+
+    def _connect(self) -> None:
+        config = self._config
+        try:
+            wait_reachable(self._connection, config.start_seconds)
+            self._producer = KafkaProducer(
+                **self._connection.client_options(),
+                bootstrap_timeout_ms=round(config.start_seconds * 1000),
+                # For a topic's partitions, and for room in its buffer.
+                max_block_ms=round(config.start_seconds * 1000),
+                allow_auto_create_topics=False,
+                enable_idempotence=True,
+                acks="all",
+                # Half a millisecond's wait would be a whole batch's; the publisher gathers by itself.
+                linger_ms=0,
+                **self._transaction_options(),
+            )
+        except SourceUnavailable as error:
+            raise SinkUnavailable(str(error)) from error
+        except KafkaError as error:
+            raise SinkUnavailable(explain_unreachable(self._connection, config.start_seconds)) from error
+
+    def _transaction_options(self) -> dict[str, Any]:
+        return {}
+
+    def _check_topics(self) -> None:
+        assert self._producer is not None
+        for setting in ("entities_topic", "dead_letters_topic"):
+            topic = getattr(self._config, setting)
+            try:
+                self._producer.partitions_for(topic)
+            except KafkaError as error:
+                raise SinkUnavailable(
+                    f"the topic {topic} does not exist at {self._connection} (or may not be seen by this user); "
+                    f"create it, or set kafka.{setting}"
+                ) from error
+
+    def _guarded(self, act: Callable[[], None]) -> None:
+        """Run `act` on a producer that works; after trouble, leave one behind that does, or none."""
+        try:
+            if self._producer is None:
+                self._connect()
+            act()
+        except (AuthorizationError, FencedInstanceIdError) as error:
+            raise SinkUnavailable(
+                f"events may not be published to {self._connection} ({error!r}); see this user's rights "
+                "on the topics and the transactional id, and that no other worker has its group_instance_id"
+            ) from error
+        except KafkaError as error:
+            self._replace_producer()
+            raise PublishUnsettled(f"the producer failed ({error!r}); a new one takes over") from error
+        except SinkUnavailable as error:
+            raise PublishAborted(str(error)) from error
+
+    def _replace_producer(self) -> None:
+        """A new producer settles what the old one began.
+
+        Where none can be had, the brokers settle it by themselves after the transaction's time;
+        meanwhile they give no offsets to read from. Raises `SinkUnavailable` where a topic is gone.
+        """
+        self._disconnect(1.0)
+        try:
+            self._connect()
+        except SinkUnavailable:
+            return
+        self._check_topics()
+
+    def _send_all(self, outcomes: Sequence[Outcome]) -> None:
+        refused = self._send_together(outcomes)
+        if refused:
+            # The client counts a refusal as fatal, and fails with it what waited behind the batch:
+            # who is really too large shows only alone, and through a new producer.
+            self._reconnect()
+            for outcome in refused:
+                self._send_alone(outcome)
+
+    def _send_together(self, outcomes: Sequence[Outcome]) -> list[Outcome]:
+        """Those that were not taken, because they or others beside them are too large."""
+        deadline = time.monotonic() + self._config.publish_seconds
+        refused = []
+        # Not by flush(), which gives up where the client splits a batch that the broker finds too large.
+        for outcome, wait in [(outcome, self._send(outcome)) for outcome in outcomes]:
+            try:
+                wait(max(0.0, deadline - time.monotonic()))
+            except MessageSizeTooLargeError:
+                refused.append(outcome)
+        return refused
+
+    def _send_alone(self, outcome: Outcome) -> None:
+        try:
+            self._send(outcome)(self._config.publish_seconds)
+        except MessageSizeTooLargeError:
+            self._reconnect()
+            self._send(_without_bytes(outcome))(self._config.publish_seconds)
+
+    def _reconnect(self) -> None:
+        self._disconnect(1.0)
+        self._connect()
+
+    def _disconnect(self, seconds: float) -> None:
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            # What can't be sent was told by publish(), and wasn't committed.
+            with contextlib.suppress(KafkaError):
+                producer.close(timeout=seconds)
+
+    def _send(self, outcome: Outcome) -> Callable[[float], object]:
+        """Hand `outcome` to the producer; gives back the wait (in seconds) for its acknowledgement."""
+        try:
+            if isinstance(outcome, EntityEvent):
+                return self._record(self._config.entities_topic, outcome.id.encode(), outcome.to_json(), EVENT_HEADERS)
+            return self._record(self._config.dead_letters_topic, outcome.key, outcome.value, outcome.headers)
+        except MessageSizeTooLargeError as error:
+            return _raiser(error)
+
+    def _record(
+        self, topic: str, key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes]]
+    ) -> Callable[[float], object]:
+        assert self._producer is not None
+        if key is None and value is None:
+            value = b""  # the client refuses a record of nothing at all
+        future = self._producer.send(topic, key=key, value=value, headers=list(headers))
+        return lambda seconds: future.get(timeout=seconds)
+
+
+class TransactionalKafkaSink(KafkaSink):
+    """Exactly once: a transaction holds events, dead letters and the consumer's offsets (KIP-447).
+
+    One producer serves all partitions. The offsets carry the group's generation, which the broker
+    compares: a worker whose partitions went to another can't commit them, nor its events with them.
+    """
+
+    commits_offsets = True
+
+    def __init__(self, connection: KafkaConnection, config: KafkaSinkConfig) -> None:
+        super().__init__(connection, config)
+        self._transactional_id = config.transactional_id or f"nametag-{uuid4().hex}"
+
+    async def publish(self, outcomes: Sequence[Outcome], offsets: Offsets, membership: object) -> None:
+        """Make `outcomes` visible and commit `offsets`, both or neither.
+
+        `membership` is the group's as it was before `outcomes` were chosen. Raises `PublishAborted`
+        where neither happened, `PublishUnsettled` where only a new read of the offsets can tell.
+        """
+        await self._thread.call(lambda: self._guarded(lambda: self._transact(outcomes, offsets, membership)))
+
+    def _transaction_options(self) -> dict[str, Any]:
+        return {
+            "transactional_id": self._transactional_id,
+            "transaction_timeout_ms": round(self._config.transaction_seconds * 1000),
+        }
+
+    def _connect(self) -> None:
+        super()._connect()
+        assert self._producer is not None
+        try:
+            # Settles what a producer of the same id left open, and fences it.
+            self._producer.init_transactions()
+        except KafkaError as error:
+            self._disconnect(1.0)
+            if isinstance(error, AuthorizationError):
+                raise
+            raise SinkUnavailable(
+                f"no transaction coordinator answers at {self._connection} ({error!r}); see the broker's log"
+            ) from error
+
+    def _transact(self, outcomes: Sequence[Outcome], offsets: Offsets, membership: Any) -> None:
+        if membership is None or membership.generation_id < 0 or not membership.member_id:
+            # The broker doesn't compare a generation that isn't given: a zombie would pass.
+            raise PublishAborted("this worker is no member of the group; it waits to be one again")
+        alone: set[int] = set()
+        too_large: set[int] = set()
+        while refused := self._try(outcomes, offsets, membership, alone, too_large):
+            # One that is refused alone is to blame; one refused beside others has to be sent alone first.
+            too_large |= refused & alone
+            alone |= refused
+
+    def _try(
+        self, outcomes: Sequence[Outcome], offsets: Offsets, membership: object, alone: set[int], too_large: set[int]
+    ) -> set[int]:
+        """Commit one transaction; or abort it, and give the places of those that were too large."""
+        assert self._producer is not None
+        self._producer.begin_transaction()
+        refused = self._send_in_transaction(outcomes, alone, too_large)
+        if refused:
+            # The client may count the refusal as fatal; a new producer aborts what this one began.
+            self._reconnect()
+            return refused
+        try:
+            self._producer.send_offsets_to_transaction(kafka_offsets(offsets), membership)
+        except CommitFailedError as error:
+            self._producer.abort_transaction()
+            raise PublishAborted("the group has a new generation") from error
+        self._producer.commit_transaction()
+        return set()
+
+    def _send_in_transaction(self, outcomes: Sequence[Outcome], alone: set[int], too_large: set[int]) -> set[int]:
+        deadline = time.monotonic() + self._config.publish_seconds
+        refused: set[int] = set()
+        waiting: list[tuple[int, Callable[[float], object]]] = []
+
+        def wait_for_all() -> None:
+            for place, wait in waiting:
+                try:
+                    wait(max(0.0, deadline - time.monotonic()))
+                except MessageSizeTooLargeError:
+                    refused.add(place)
+            waiting.clear()
+
+        for place, outcome in enumerate(outcomes):
+            if place in alone:
+                wait_for_all()
+            waiting.append((place, self._send(_without_bytes(outcome) if place in too_large else outcome)))
+            if place in alone:
+                wait_for_all()
+            if refused:
+                return refused
+        wait_for_all()
+        return refused
+
+
+def _without_bytes(outcome: Outcome) -> DeadLetter:
+    """The letter for an outcome that the broker won't take: its limit would be the same tomorrow."""
+    detail = "over the broker's message.max.bytes; the original stands at the position"
+    if isinstance(outcome, EntityEvent):
+        return DeadLetter(
+            reason=Reason.TOO_LARGE,
+            detail=f"the event is {detail}",
+            position=outcome.position,
+            failed_at=outcome.tagged_at,
+        )
+    bare = {"key_base64": None, "value_base64": None}
+    return outcome.model_copy(update={"detail": f"{outcome.detail} (bytes left out: {detail})", **bare})
+
+
+def _raiser(error: Exception) -> Callable[[float], object]:
+    def raise_it(_seconds: float) -> object:
+        raise error
+
+    return raise_it
