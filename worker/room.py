@@ -32,6 +32,7 @@ class Room:
             await self._changed.wait_for(lambda: self._fits(num_bytes))
             self.num_posts += 1
             self.num_bytes += num_bytes
+            self._changed.notify_all()
 
     async def leave(self, num_bytes: int) -> None:
         """Give back the room of one post."""
@@ -44,6 +45,14 @@ class Room:
         """Wait until nothing is under way."""
         async with self._changed:
             await self._changed.wait_for(lambda: self.num_posts == 0)
+
+    async def wait_half_full(self) -> None:
+        """Wait until half of the room, by posts or by bytes, is taken."""
+        limits = self._limits
+        async with self._changed:
+            await self._changed.wait_for(
+                lambda: 2 * self.num_posts >= limits.max_posts or 2 * self.num_bytes >= limits.max_bytes
+            )
 
     def _fits(self, num_bytes: int) -> bool:
         if self.num_posts == 0:

@@ -96,6 +96,9 @@ class Settings(BaseSettings):
     max_in_flight_posts: int = Field(512, gt=0)
     max_in_flight_bytes: int = Field(64 * 1024 * 1024, gt=0)
     shutdown_seconds: float = Field(20.0, gt=0, description="For finishing what is under way at SIGTERM.")
+    flush_seconds: float = Field(
+        0.1, ge=0, description="The least time between two publications, under load; more is cheaper, and later."
+    )
     log_format: Literal["text", "json"] = "text"
     kafka: KafkaTable = KafkaTable()
     redis: RedisTable = RedisTable()

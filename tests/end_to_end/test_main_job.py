@@ -215,6 +215,35 @@ def test_what_was_not_committed_is_read_again(environment: dict[str, str], topic
     assert sorted(ids, key=int) == [str(n) for n in range(2000)]
 
 
+@pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_worker_that_dies_or_sleeps_loses_and_doubles_nothing(
+    fault: signal.Signals, environment: dict[str, str], topics: Any, kafka_bootstrap: str
+) -> None:
+    """One of two workers is killed under load, or stopped past its session and woken: each post has one event."""
+    environment |= {
+        "NAMETAG_KAFKA__SESSION_TIMEOUT_SECONDS": "6",
+        "NAMETAG_KAFKA__TRANSACTION_SECONDS": "6",
+        "NAMETAG_MAX_IN_FLIGHT_POSTS": "64",
+    }
+    posts = [json.dumps({"id": str(n), "text": f"post {n} from Paris"}).encode() for n in range(2000)]
+    with running(environment, count=2) as (first, second):
+        for worker in (first, second):
+            worker.wait_ready()
+            worker.wait_partitions(2)
+        _send(kafka_bootstrap, topics.posts, posts)
+        _until(lambda: first.metric("nametag_posts_total") > 50, first.told)
+        first.process.send_signal(fault)
+        if fault is signal.SIGSTOP:
+            second.wait_partitions(4)
+            first.process.send_signal(signal.SIGCONT)
+        events = _receive(kafka_bootstrap, topics.entities, len(posts), [second])
+        assert second.stop() == 0
+        if fault is signal.SIGSTOP:
+            assert first.stop() == 0
+    ids = [json.loads(record.value)["id"] for record in events]
+    assert sorted(ids, key=int) == [str(n) for n in range(2000)]
+
+
 @pytest.mark.parametrize(
     ("variables", "told"),
     [
