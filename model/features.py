@@ -1,6 +1,9 @@
-"""Features of a data set's pictures, computed once by a frozen tower."""
+"""Features of a data set's pictures, computed once by a frozen tower, and kept on disk if wished."""
 
-from collections.abc import Callable, Iterable
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,15 +18,52 @@ from model.tower import IMAGE_SIZE, MICRO_BATCH, Tower
 
 @dataclass(slots=True)
 class ImageFeatures:
-    """Features (49, D) in fp16 by image id; a picture that is missing or broken is counted, and absent."""
+    """Features (49, D) in fp16 by image id; a picture that can't be trusted is counted, and absent.
+
+    That is one that is missing, one that can't be decoded, and one that stands under several ids: the
+    public sets' collectors put one and the same picture in the place of those they had lost.
+    """
 
     by_id: dict[str, Tensor] = field(default_factory=dict)
     num_missing: int = 0
     num_broken: int = 0
+    num_duplicated: int = 0
 
     def of(self, image_id: str | None) -> Tensor | None:
         """The features of a post's picture, None where there is none."""
         return None if image_id is None else self.by_id.get(image_id)
+
+    def __str__(self) -> str:
+        return (
+            f"{len(self.by_id)} pictures; missing {self.num_missing}, broken {self.num_broken}, "
+            f"duplicated {self.num_duplicated}"
+        )
+
+
+class FeatureFolder:
+    """Features on disk, each under the digests of the tower and of the picture file that it looked at."""
+
+    def __init__(self, folder: Path, tower_digest: str) -> None:
+        self._folder = folder / tower_digest
+
+    def get(self, picture_digest: str) -> Tensor | None:
+        """The features (49, D) of a picture, None where they aren't here whole."""
+        try:
+            return torch.from_numpy(np.load(self._path(picture_digest), allow_pickle=False))
+        except (OSError, ValueError, EOFError):
+            return None
+
+    def put(self, picture_digest: str, features: Tensor) -> None:
+        """Keep the features of a picture; a reader sees all of them or none."""
+        path = self._path(picture_digest)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(f".{os.getpid()}")
+        with temporary.open("wb") as file:
+            np.save(file, features.numpy(), allow_pickle=False)
+        temporary.replace(path)
+
+    def _path(self, picture_digest: str) -> Path:
+        return self._folder / f"{picture_digest}.npy"
 
 
 def load_pixels(path: Path) -> np.ndarray:
@@ -40,23 +80,51 @@ def compute_features(
     folder: ImageFolder | None,
     tower: Tower,
     on_progress: Callable[[int, int], None] = lambda _done, _all: None,
+    kept: FeatureFolder | None = None,
 ) -> ImageFeatures:
-    """Look once at each picture of `image_ids` in `folder`."""
+    """Look once at each picture of `image_ids` in `folder`, and at those in `kept` not even once."""
     features = ImageFeatures()
-    distinct = sorted({identity for identity in image_ids if identity is not None})
-    waiting: list[tuple[str, np.ndarray]] = []
-    for number, identity in enumerate(distinct, 1):
-        path = folder.find(identity) if folder is not None else None
-        if path is None:
-            features.num_missing += 1
+    trusted = _trusted(image_ids, folder, features)
+    waiting: list[tuple[str, str, np.ndarray]] = []
+    for number, (identity, (path, digest)) in enumerate(trusted.items(), 1):
+        known = None if kept is None else kept.get(digest)
+        if known is not None:
+            features.by_id[identity] = known
         else:
             try:
-                waiting.append((identity, load_pixels(path)))
+                waiting.append((identity, digest, load_pixels(path)))
             except (OSError, ValueError, SyntaxError):
                 features.num_broken += 1
-        if waiting and (len(waiting) == MICRO_BATCH or number == len(distinct)):
-            seen = tower(torch.from_numpy(np.stack([pixels for _, pixels in waiting])))
-            features.by_id |= dict(zip([name for name, _ in waiting], seen, strict=True))
+        if waiting and (len(waiting) == MICRO_BATCH or number == len(trusted)):
+            for identity_seen, digest_seen, seen in _look(tower, waiting):
+                features.by_id[identity_seen] = seen
+                if kept is not None:
+                    kept.put(digest_seen, seen)
             waiting.clear()
-            on_progress(number, len(distinct))
+            on_progress(number, len(trusted))
     return features
+
+
+def _trusted(
+    image_ids: Iterable[str | None], folder: ImageFolder | None, features: ImageFeatures
+) -> dict[str, tuple[Path, str]]:
+    """The file and its digest by image id, without the missing and the duplicated, which are counted."""
+    found: dict[str, tuple[Path, str]] = {}
+    for identity in sorted({identity for identity in image_ids if identity is not None}):
+        path = None if folder is None else folder.find(identity)
+        try:
+            if path is None:
+                features.num_missing += 1
+            else:
+                found[identity] = path, hashlib.sha256(path.read_bytes()).hexdigest()
+        except OSError:
+            features.num_broken += 1
+    copies = Counter(digest for _, digest in found.values())
+    features.num_duplicated += sum(count for count in copies.values() if count > 1)
+    return {identity: pair for identity, pair in found.items() if copies[pair[1]] == 1}
+
+
+def _look(tower: Tower, waiting: list[tuple[str, str, np.ndarray]]) -> Iterator[tuple[str, str, Tensor]]:
+    pixels = torch.from_numpy(np.stack([pixels for _, _, pixels in waiting]))
+    for (identity, digest, _), seen in zip(waiting, tower(pixels).cpu(), strict=True):
+        yield identity, digest, seen.clone()

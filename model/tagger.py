@@ -176,6 +176,14 @@ class NameTagger(nn.Module):
 
         Raises a ValueError on a post of no tokens.
         """
+        states, attention, gate = self.read(batch)
+        return Output(self.emit(states), attention, gate)
+
+    def read(self, batch: Batch) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """What the emissions are made of (B, T, H), after dropout; the attention and the gate.
+
+        Raises a ValueError on a post of no tokens.
+        """
         if bool((batch.lengths < 1).any()):
             raise ValueError("every post of a batch needs at least one token")
         spelled = self.characters(batch.characters, batch.character_lengths)
@@ -185,7 +193,7 @@ class NameTagger(nn.Module):
         gate = None
         if self.config.variant == "attention_gate" and context is not None:
             states, gate = self.gate(states, context)
-        return Output(self.emit(self.dropout(states)), attention, gate)
+        return self.dropout(states), attention, gate
 
     def loss(self, batch: Batch, tags: Tensor) -> Tensor:
         """Mean negative log-likelihood over the posts, of tags (B, T)."""

@@ -1,270 +1,196 @@
-"""The trainer, from top to bottom: configuration, data, model, optimiser, loop (section 4.1)."""
+"""The trainer, from top to bottom: data, model, optimiser, loop (section 4.1)."""
 
-import gzip
-import random
-import tomllib
-from collections.abc import Iterator
+import time
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from torch import Tensor
 
+from model.batching import make_batches
 from model.checkpoint import Checkpoint, save
-from model.data import Dataset, ImageFolder, Sentence, read_conll
-from model.errors import DataError
-from model.evaluate import lenient_spans, predict, score
-from model.features import ImageFeatures, compute_features
-from model.labels import LabelSet, split_tag
-from model.tagger import Batch, NameTagger, TaggerConfig
+from model.distributed import Ranks, joined_ranks
+from model.evaluate import predict, score
+from model.guidelines import GuidelineLoss
+from model.labels import spans_of
+from model.optimisation import WeightAverage, build_optimiser, learning_rate, set_learning_rate
+from model.reporting import TrainingReport
+from model.resume import ResumeFile, Standing, seed_epoch
+from model.tagger import NameTagger, TaggerConfig
 from model.tokenizer import Scheme
-from model.tower import build_tower
-from model.vocabulary import Vocabulary
+from model.training_config import TrainConfig
+from model.training_data import TrainingData, read_training_data
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainConfig:
-    """What to train on, and how; the paper's numbers by default."""
-
-    train: str
-    valid: str
-    out: str
-    images: str | None = None
-    embeddings: str | None = None
-    scheme: str = "owoputi_hash_split"
-    variant: str = "attention_gate"
-    tower: str = "resnet152"
-    tower_weights: str = "default"
-    hidden: int = 300
-    word_size: int = 100
-    dropout: float = 0.5
-    batch_size: int = 20
-    learning_rate: float = 0.03
-    decay: float = 0.01
-    momentum: float = 0.9
-    clip: float = 5.0
-    patience: int = 15
-    max_epochs: int = 100
-    modality_dropout: float = 0.1
-    seed: int = 0
-
-    @classmethod
-    def from_toml(cls, path: Path) -> Self:
-        """The configuration in `path`. Raises `DataError` naming what is wrong with it."""
-        try:
-            return cls(**tomllib.loads(path.read_text(encoding="utf-8")))
-        except OSError as error:
-            raise DataError(f"{path} can't be read ({error.strerror}); name the trainer's TOML file") from error
-        except (tomllib.TOMLDecodeError, TypeError) as error:
-            raise DataError(f"{path} is no configuration of the trainer: {error}") from error
+__all__ = ["TrainConfig", "TrainResult", "learning_rate", "train"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainResult:
-    """Where the checkpoint is, and how good it was on the validation set."""
+    """Where the checkpoint is, and how good it was on the validation set; epochs are numbered from 0."""
 
     path: str
     best_f1: float
     best_epoch: int
     num_epochs: int
+    losses: tuple[float, ...] = ()
+    """The mean loss of each epoch that this run trained."""
 
     def __str__(self) -> str:
         return f"{self.path}: valid F1 {self.best_f1:.2f} at epoch {self.best_epoch} of {self.num_epochs}"
 
 
-def learning_rate(config: TrainConfig, epoch: int) -> float:
-    """η_t = η₀ / (1 + ρ·t), t the epoch from 0; not compounded."""
-    return config.learning_rate / (1 + config.decay * epoch)
-
-
-def train(config: TrainConfig) -> TrainResult:
+def train(config: TrainConfig, *, resume: bool = False) -> TrainResult:
     """Train, stop early on the validation set's entity F1, write the best to `config.out`.
 
-    Ctrl-C ends the training and keeps the best so far. Raises `DataError` or `CheckpointError`.
+    With `resume` an interrupted training goes on where its last whole epoch ended. Ctrl-C ends the training and
+    keeps the best so far. Under torchrun all processes call this, and the first one writes.
+    Raises `DataError` or `CheckpointError`.
     """
-    torch.manual_seed(config.seed)
-    chance = random.Random(config.seed)
-    with _progress() as progress:
-        # Data
-        data, valid = read_conll(Path(config.train)), read_conll(Path(config.valid))
-        labels = _labels(data)
-        vocabulary = Vocabulary.of(sentence.tokens for sentence in (*data.sentences, *valid.sentences))
-        features, tower_digest, width = _features(config, data, valid, progress)
-
-        # Model
-        network = _build(config, labels, vocabulary, width)
-
-        # Optimiser
-        optimiser = torch.optim.SGD(network.parameters(), lr=config.learning_rate, momentum=config.momentum)
-
-        # Loop
-        best_f1, best_epoch, epoch = -1.0, 0, 0
-        task = progress.add_task("training", total=config.max_epochs)
+    log = None if config.log is None else Path(config.log)
+    with joined_ranks() as ranks, TrainingReport(log, enabled=ranks.is_first) as report:
+        seed_epoch(config.seed, -1, 0)
+        training = _Training(config, read_training_data(config, report), ranks, report)
+        if resume:
+            training.standing = training.resume_file.read()
+        losses: list[float] = []
         try:
-            for epoch in range(config.max_epochs):
-                optimiser.param_groups[0]["lr"] = learning_rate(config, epoch)
-                loss = _run_epoch(config, network, optimiser, data, labels, vocabulary, features, chance)
-                f1 = _valid_f1(network, labels, vocabulary, valid, features)
-                progress.update(task, advance=1, description=f"loss {loss:.3f}, valid F1 {f1:.2f}")
-                if f1 > best_f1:
-                    best_f1, best_epoch = f1, epoch
-                    notes = _notes(config, data, valid, best_f1, epoch)
-                    _save(config, network, labels, vocabulary, tower_digest, notes)
-                if epoch - best_epoch >= config.patience or best_f1 == 100:
-                    break
+            training.run(losses)
         except KeyboardInterrupt:
-            if best_f1 < 0:
+            if training.standing.best_f1 < 0:
                 raise
-    return TrainResult(path=config.out, best_f1=best_f1, best_epoch=best_epoch, num_epochs=epoch + 1)
-
-
-def _labels(data: Dataset) -> LabelSet:
-    types = {split_tag(tag)[1] for sentence in data.sentences for tag in sentence.tags} - {""}
-    return LabelSet.of_types(sorted(types))
-
-
-def _features(config: TrainConfig, data: Dataset, valid: Dataset, progress: Progress) -> tuple[ImageFeatures, str, int]:
-    if config.variant == "blstm_crf":
-        return ImageFeatures(), "", 1
-    tower = build_tower(config.tower, config.tower_weights)
-    task = progress.add_task("looking at the pictures", total=None)
-    folder = None if config.images is None else ImageFolder(Path(config.images))
-    image_ids = [sentence.image_id for sentence in (*data.sentences, *valid.sentences)]
-    features = compute_features(
-        image_ids, folder, tower, lambda done, total: progress.update(task, completed=done, total=total)
+            report.say("interrupted: the best so far is kept; --resume goes on where the last whole epoch ended")
+    standing = training.standing
+    return TrainResult(
+        path=config.out,
+        best_f1=standing.best_f1,
+        best_epoch=standing.best_epoch,
+        num_epochs=standing.num_epochs,
+        losses=tuple(losses),
     )
-    progress.remove_task(task)
-    return features, tower.digest, tower.width
 
 
-def _build(config: TrainConfig, labels: LabelSet, vocabulary: Vocabulary, width: int) -> NameTagger:
-    network_config = TaggerConfig(
+def build_network(config: TrainConfig, data: TrainingData) -> NameTagger:
+    """The network that `config` asks for, with the words' vectors."""
+    tagger = TaggerConfig(
         variant=config.variant,  # type: ignore[arg-type]  # it checks itself
         word_size=config.word_size,
         hidden=config.hidden,
         dropout=config.dropout,
-        region_width=width,
+        image_state=config.image_state,  # type: ignore[arg-type]  # likewise
+        region_width=data.region_width,
     )
-    network = NameTagger(network_config, labels, vocabulary.num_words, vocabulary.num_characters)
-    if config.embeddings is not None:
-        _load_embeddings(Path(config.embeddings), vocabulary, network)
+    network = NameTagger(tagger, data.labels, data.vocabulary.num_words, data.vocabulary.num_characters)
+    data.fill(network.words)
     return network
 
 
-def _load_embeddings(path: Path, vocabulary: Vocabulary, network: NameTagger) -> int:
-    """Copy GloVe's vectors into the embedding, a line at a time; gives the number of words found."""
-    opener = gzip.open if path.suffix == ".gz" else open
-    num_found = 0
-    try:
-        with opener(path, "rt", encoding="utf-8") as file, torch.no_grad():
-            for line in file:
-                word, *numbers = line.rstrip().split(" ")
-                number = vocabulary.word(word)
-                if number > 1 and len(numbers) == network.config.word_size:
-                    network.words.weight[number] = torch.tensor([float(text) for text in numbers])
-                    num_found += 1
-    except OSError as error:
-        raise DataError(f"{path} can't be read ({error.strerror}); set embeddings") from error
-    if not num_found:
-        raise DataError(f"{path} has no vector of {network.config.word_size} numbers for any word; set word_size")
-    return num_found
+class _Training:
+    """Model, optimiser and standing of one training, and its loop."""
+
+    def __init__(self, config: TrainConfig, data: TrainingData, ranks: Ranks, report: TrainingReport) -> None:
+        self._config = config
+        self._data = data
+        self._ranks = ranks
+        self._report = report
+        self._encoder = data.encoder(config)
+        self._network = build_network(config, data)
+        module = GuidelineLoss(self._network, data.labels, data.guidelines, bf16=config.bf16).to(ranks.device)
+        self._module = ranks.wrap(module, has_unused=len(data.guidelines) > 1)
+        self._optimiser = build_optimiser(config, module)
+        self._average = WeightAverage(self._network.parameters(), config.average) if config.average else None
+        self.resume_file = ResumeFile(config, module, self._optimiser, self._average)
+        self.standing = Standing()
+
+    def run(self, losses: list[float]) -> None:
+        """Train to the end; `losses` takes the mean loss of each epoch."""
+        config, report = self._config, self._report
+        report.begin(self.standing.num_epochs, config.max_epochs)
+        for epoch in range(self.standing.num_epochs, config.max_epochs):
+            started = time.monotonic()
+            rate = learning_rate(config, epoch)
+            losses.append(self._run_epoch(epoch, rate))
+            f1 = self._ranks.agree(self._validate(epoch) if self._ranks.is_first else 0.0)
+            seconds = time.monotonic() - started
+            report.epoch_done(epoch, loss=losses[-1], f1=f1, rate=rate, seconds=seconds)
+            if epoch - self.standing.best_epoch >= config.patience or self.standing.best_f1 == 100:
+                break
+        if self._ranks.is_first:
+            self.resume_file.remove()
+
+    def _run_epoch(self, epoch: int, rate: float) -> float:
+        """The mean loss of a post over an epoch."""
+        self._module.train()
+        set_learning_rate(self._optimiser, rate)
+        chance = seed_epoch(self._config.seed, epoch, self._ranks.rank)
+        batches = make_batches(self._data.posts, self._config.batch_size, chance)
+        total = torch.zeros((), device=self._ranks.device)
+        for posts in batches:
+            own, weight = self._ranks.share(posts)
+            loss = self._module(self._encoder.encode(own).to(self._ranks.device)).mean() * weight
+            self._optimiser.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(self._module.parameters(), self._config.clip)
+            self._optimiser.step()
+            if self._average is not None:
+                self._average.update()
+            total += loss.detach() * len(posts)
+            self._report.batch_done(1 / len(batches))
+        return float(self._ranks.average(total)) / len(self._data.posts)
+
+    def _validate(self, epoch: int) -> float:
+        """The validation set's F1; keeps the checkpoint if it is the best, and the resume file anyway."""
+        with nullcontext() if self._average is None else self._average.in_place():
+            f1 = self._valid_f1()
+            if f1 > self.standing.best_f1:
+                self.standing = replace(self.standing, best_f1=f1, best_epoch=epoch)
+                self._save()
+        self.standing = replace(self.standing, num_epochs=epoch + 1)
+        self.resume_file.write(self.standing)
+        return f1
+
+    def _valid_f1(self) -> float:
+        data = self._data
+        # `predict` works on the CPU.
+        predicted = predict(self._network.cpu(), data.labels, data.vocabulary, data.valid, data.features)
+        self._network.to(self._ranks.device)
+        gold = [spans_of(sentence.tags) for sentence in data.valid.sentences]
+        return score(gold, [spans_of(tags) for tags in predicted])["overall"].f1
+
+    def _save(self) -> None:
+        config, data = self._config, self._data
+        state = self._network.state_dict()
+        checkpoint = Checkpoint(
+            config=self._network.config,
+            labels=data.labels,
+            vocabulary=data.vocabulary,
+            scheme=Scheme(config.scheme),
+            tower=config.tower,
+            tower_digest=data.tower_digest,
+            state={name: tensor.half() if config.half else tensor for name, tensor in state.items()},
+            notes=_notes(config, data, self.standing),
+        )
+        save(checkpoint, Path(config.out))
 
 
-def _run_epoch(
-    config: TrainConfig,
-    network: NameTagger,
-    optimiser: torch.optim.Optimizer,
-    data: Dataset,
-    labels: LabelSet,
-    vocabulary: Vocabulary,
-    features: ImageFeatures,
-    chance: random.Random,
-) -> float:
-    """The mean loss of an epoch, after its steps."""
-    network.train()
-    total, num_batches = 0.0, 0
-    for sentences in _batches(data.sentences, config.batch_size, chance):
-        batch, tags = _encode(sentences, labels, vocabulary, features, network.config.region_width)
-        kept = torch.rand(len(sentences)) >= config.modality_dropout
-        loss = network.loss(replace(batch, has_image=batch.has_image & kept), tags)
-        optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(network.parameters(), config.clip)
-        optimiser.step()
-        total += float(loss.detach())
-        num_batches += 1
-    return total / max(num_batches, 1)
-
-
-def _batches(sentences: tuple[Sentence, ...], size: int, chance: random.Random) -> Iterator[list[Sentence]]:
-    """Batches of like length in random order: shuffled first, so that equals change their company."""
-    shuffled = list(sentences)
-    chance.shuffle(shuffled)
-    shuffled.sort(key=lambda sentence: len(sentence.tokens))
-    batches = [shuffled[start : start + size] for start in range(0, len(shuffled), size)]
-    chance.shuffle(batches)
-    yield from batches
-
-
-def _encode(
-    sentences: list[Sentence], labels: LabelSet, vocabulary: Vocabulary, features: ImageFeatures, width: int
-) -> tuple[Batch, Tensor]:
-    batch = vocabulary.encode(
-        [sentence.tokens for sentence in sentences],
-        [features.of(sentence.image_id) for sentence in sentences],
-        width,
-    )
-    tags = torch.zeros_like(batch.words)
-    for row, sentence in enumerate(sentences):
-        tags[row, : len(sentence.tags)] = torch.tensor([labels.index(tag) for tag in sentence.tags])
-    return batch, tags
-
-
-def _valid_f1(
-    network: NameTagger, labels: LabelSet, vocabulary: Vocabulary, valid: Dataset, features: ImageFeatures
-) -> float:
-    predicted = predict(network, labels, vocabulary, valid, features)
-    gold = [lenient_spans(sentence.raw_tags) for sentence in valid.sentences]
-    return score(gold, [lenient_spans(tags) for tags in predicted])["overall"].f1
-
-
-def _notes(config: TrainConfig, data: Dataset, valid: Dataset, f1: float, epoch: int) -> dict[str, Any]:
-    files = ("train", "valid", "out", "images", "embeddings", "tower_weights")
-    settings = {name: value for name, value in asdict(config).items() if name not in files}
+def _notes(config: TrainConfig, data: TrainingData, standing: Standing) -> dict[str, Any]:
+    # Where the files were is nobody's business; what they were, their digests say.
+    paths = ("train", "valid", "out", "images", "features", "log", "embeddings", "tower_weights")
     return {
-        "settings": settings,
-        "train": {"file": Path(data.name).name, "sha256": data.digest, "num_repairs": data.num_repairs},
-        "valid": {"file": Path(valid.name).name, "sha256": valid.digest},
-        "valid_f1": f1,
-        "epoch": epoch,
+        "settings": {name: value for name, value in asdict(config).items() if name not in paths},
+        "train": [
+            {
+                "file": corpus_data.name,
+                "format": corpus.format,
+                "guideline": corpus.guideline,
+                "sha256": corpus_data.digest,
+                "num_repairs": corpus_data.num_repairs,
+            }
+            for corpus, corpus_data in data.corpora
+        ],
+        "valid": {"file": data.valid.name, "sha256": data.valid.digest},
+        "pictures": str(data.features),
+        "valid_f1": standing.best_f1,
+        "epoch": standing.best_epoch,
         "torch": torch.__version__,
     }
-
-
-def _save(
-    config: TrainConfig,
-    network: NameTagger,
-    labels: LabelSet,
-    vocabulary: Vocabulary,
-    tower_digest: str,
-    notes: dict[str, Any],
-) -> None:
-    checkpoint = Checkpoint(
-        config=network.config,
-        labels=labels,
-        vocabulary=vocabulary,
-        scheme=Scheme(config.scheme),
-        tower=config.tower,
-        tower_digest=tower_digest,
-        state=network.state_dict(),
-        notes=notes,
-    )
-    save(checkpoint, Path(config.out))
-
-
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn(), transient=True
-    )

@@ -1,6 +1,7 @@
-"""From tokens to numbers: words by their lower case, characters as they are."""
+"""From tokens to numbers: words by their lower case or the nearest known form, characters as they are."""
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -11,6 +12,33 @@ from model.tagger import NUM_REGIONS, Batch
 UNKNOWN = 1
 MAX_CHARACTERS = 40
 """Of a longer token its first and last characters are spelled: hostile words must not cost memory."""
+
+URL, USER = "<url>", "<user>"
+
+# Tweebank-NER writes its links as URL and a number.
+_URL = re.compile(r"https?://|www\.|url\d+$")
+_DIGIT = re.compile(r"\d")
+_LONG = re.compile(r"(.)\1{2,}")
+_EDGES = "'\"-_.*’‘“”"
+
+
+def forms(token: str) -> tuple[str, ...]:
+    """The forms under which a word is looked up, from its lower case to the class that it belongs to.
+
+    Links are one class, accounts another, numbers one for each pattern of digits; any other word is
+    its own. In between stand a hashtag's word, "soo" for "soooo", and the word without a possessive 's
+    or the punctuation at its edges.
+    """
+    lower = token.lower()
+    if _URL.match(lower):
+        return lower, URL
+    if lower.startswith("@") and len(lower) > 1:
+        return lower, USER
+    if _DIGIT.search(lower):
+        return lower, _DIGIT.sub("0", lower)
+    bare = lower[1:] if lower.startswith("#") and len(lower) > 1 else lower
+    word = bare.removesuffix("'s").removesuffix("’s") or bare
+    return lower, bare, word, _LONG.sub(r"\1\1", word), _LONG.sub(r"\1", word), word.strip(_EDGES) or lower, lower
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,13 +56,14 @@ class Vocabulary:
         object.__setattr__(self, "_characters", spelled)
 
     @classmethod
-    def of(cls, sentences: Iterable[Sequence[str]]) -> "Vocabulary":
-        """All words and characters of `sentences`, in sorted order."""
+    def of(cls, sentences: Iterable[Sequence[str]], known: Collection[str] = ()) -> "Vocabulary":
+        """The characters of `sentences` and their words, and all `known` words, in sorted order.
+
+        A word that is known in one of its forms needs no row of its own; another gets one for its class.
+        """
         tokens = {token for sentence in sentences for token in sentence}
-        return cls(
-            words=tuple(sorted({token.lower() for token in tokens})),
-            characters="".join(sorted(set("".join(tokens)))),
-        )
+        own = {found[-1] for found in map(forms, tokens) if not any(form in known for form in found)}
+        return cls(words=tuple(sorted(own.union(known))), characters="".join(sorted(set("".join(tokens)))))
 
     @property
     def num_words(self) -> int:
@@ -47,8 +76,11 @@ class Vocabulary:
         return len(self.characters) + 2
 
     def word(self, token: str) -> int:
-        """The number of a word."""
-        return self._words.get(token.lower(), UNKNOWN)
+        """The number of the first of a word's forms that is here."""
+        number = self._words.get(token.lower())
+        if number is not None:
+            return number
+        return next((self._words[form] for form in forms(token) if form in self._words), UNKNOWN)
 
     def encode(self, sentences: Sequence[Sequence[str]], features: Sequence[Tensor | None], region_width: int) -> Batch:
         """A batch of `sentences` (each of at least one token) and features (R, D), None for no picture."""

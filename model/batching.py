@@ -1,0 +1,107 @@
+"""The training posts as batches: of like length, of one guideline, encoded, with chance where training wants it.
+
+B posts, T tokens.
+"""
+
+import random
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from model.data import Sentence
+from model.features import ImageFeatures
+from model.labels import LabelSet
+from model.tagger import Batch
+from model.vocabulary import UNKNOWN, Vocabulary
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Post:
+    """A labelled post, and the guideline by which it was labelled."""
+
+    sentence: Sentence
+    guideline: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelledBatch:
+    """Encoded posts of one guideline, with their tags (B, T)."""
+
+    batch: Batch
+    tags: Tensor
+    guideline: str
+
+    def to(self, device: torch.device) -> "LabelledBatch":
+        """The same on `device`."""
+        return replace(self, batch=self.batch.to(device), tags=self.tags.to(device))
+
+
+def make_batches(posts: Sequence[Post], size: int, chance: random.Random) -> list[list[Post]]:
+    """Batches of one guideline and of like length, in random order.
+
+    Shuffled before they are sorted, so that posts of one length change their company.
+    """
+    shuffled = list(posts)
+    chance.shuffle(shuffled)
+    shuffled.sort(key=lambda post: (post.guideline, len(post.sentence.tokens)))
+    batches: list[list[Post]] = []
+    for post in shuffled:
+        if not batches or len(batches[-1]) == size or batches[-1][0].guideline != post.guideline:
+            batches.append([])
+        batches[-1].append(post)
+    chance.shuffle(batches)
+    return batches
+
+
+class Encoder:
+    """Turns posts into batches, dropping pictures and rare words by chance as training wants it."""
+
+    def __init__(
+        self,
+        labels: LabelSet,
+        vocabulary: Vocabulary,
+        features: ImageFeatures,
+        *,
+        region_width: int,
+        rare: Tensor,
+        unknown_dropout: float,
+        modality_dropout: float,
+    ) -> None:
+        self._tags = {tag: number for number, tag in enumerate(labels.tags)}
+        self._vocabulary = vocabulary
+        self._features = features
+        self._region_width = region_width
+        self._rare = rare  # (V,) bool
+        self._unknown_dropout = unknown_dropout
+        self._modality_dropout = modality_dropout
+
+    def encode(self, posts: Sequence[Post]) -> LabelledBatch:
+        """A batch of `posts`, all of one guideline."""
+        sentences = [post.sentence for post in posts]
+        batch = self._vocabulary.encode(
+            [sentence.tokens for sentence in sentences],
+            [self._features.of(sentence.image_id) for sentence in sentences],
+            self._region_width,
+        )
+        tags = torch.zeros_like(batch.words)
+        for row, sentence in enumerate(sentences):
+            tags[row, : len(sentence.tags)] = torch.tensor([self._tags[tag] for tag in sentence.tags])
+        forgotten = self._rare[batch.words] & (torch.rand(batch.words.shape) < self._unknown_dropout)
+        seen = batch.has_image & (torch.rand(len(sentences)) >= self._modality_dropout)
+        dropped = replace(batch, words=batch.words.masked_fill(forgotten, UNKNOWN), has_image=seen)
+        return LabelledBatch(batch=dropped, tags=tags, guideline=posts[0].guideline)
+
+
+def rare_words(vocabulary: Vocabulary, posts: Sequence[Post], known: Collection[str]) -> Tensor:
+    """Which rows (V,) are of words that occur once in `posts` and aren't `known` to the embeddings.
+
+    Nothing but these teach the network what an unknown word is.
+    """
+    counts = Counter(vocabulary.word(token) for post in posts for token in post.sentence.tokens)
+    rare = torch.zeros(vocabulary.num_words, dtype=torch.bool)
+    for number, word in enumerate(vocabulary.words, start=2):
+        rare[number] = counts[number] == 1 and word not in known
+    return rare

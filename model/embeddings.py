@@ -1,0 +1,105 @@
+"""Pretrained word vectors, read a word at a time: only those that are kept are ever in memory.
+
+V kept words, E numbers a vector.
+"""
+
+import gzip
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model.errors import DataError
+
+Row = tuple[str, np.ndarray]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Embeddings:
+    """The vectors (V, E) in fp32 of the kept words, by word; and how many words were asked for and found."""
+
+    vectors: dict[str, Tensor]
+    num_wanted: int
+    num_found: int
+
+    def __str__(self) -> str:
+        share = 100 * self.num_found / max(self.num_wanted, 1)
+        return (
+            f"{self.num_found} of the data's {self.num_wanted} word forms have a vector ({share:.1f} %); "
+            f"{len(self.vectors)} vectors kept"
+        )
+
+
+def read_embeddings(path: Path, wanted: Collection[str], *, size: int, num_frequent: int = 0) -> Embeddings:
+    """The vectors of the `wanted` words, and of the first `num_frequent` of the file, its most frequent.
+
+    `path` is a GloVe text file, gzipped or not, or a `.npy` matrix with its words, one a line, in the
+    `.txt` file of the same name beside it.
+
+    Raises:
+        DataError: the file can't be read, its vectors aren't of `size` numbers, or no wanted word is in it.
+    """
+    rows = _matrix_rows(path, size) if path.suffix == ".npy" else _text_rows(path, size)
+    vectors: dict[str, Tensor] = {}
+    try:
+        for number, (word, vector) in enumerate(rows):
+            # The first of two equal words is the more frequent.
+            if (number < num_frequent or word in wanted) and word not in vectors:
+                vectors[word] = torch.from_numpy(vector)
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} can't be read ({error}); set embeddings to a GloVe file") from error
+    num_found = sum(word in vectors for word in wanted)
+    if wanted and not num_found:
+        raise DataError(f"{path} has no vector for any word of the data; set embeddings to another file")
+    return Embeddings(vectors=vectors, num_wanted=len(wanted), num_found=num_found)
+
+
+def _text_rows(path: Path, size: int) -> Iterator[Row]:
+    opener = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "rt", encoding="utf-8", newline="\n") as file:
+        for number, line in enumerate(file, start=1):
+            # Split from the right: a few of GloVe's words hold spaces.
+            word, *numbers = line.rstrip("\r\n ").rsplit(" ", size)
+            if number == 1 and _is_header(word, numbers):
+                continue
+            try:
+                vector = np.array(numbers, dtype=np.float32)
+            except ValueError as error:
+                raise DataError(f"{path}, line {number}: {error}; the file isn't GloVe's") from error
+            if len(vector) != size or (" " in word and _is_number(word.split(" ")[-1])):
+                raise DataError(f"{path}, line {number}: the vectors aren't of {size} numbers; set word_size")
+            yield word, vector
+
+
+def _is_header(word: str, numbers: list[str]) -> bool:
+    # word2vec's text files begin with the numbers of words and dimensions.
+    return len(numbers) == 1 and word.isdigit() and numbers[0].isdigit()
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return "." in text
+
+
+def _matrix_rows(path: Path, size: int) -> Iterator[Row]:
+    try:
+        matrix = np.load(path, mmap_mode="r", allow_pickle=False)
+    except ValueError as error:
+        raise DataError(f"{path} is no matrix of NumPy's: {error}") from error
+    if matrix.ndim != 2 or matrix.shape[1] != size:
+        raise DataError(f"{path} is of the shape {matrix.shape}, not words × {size}; set word_size")
+    words = path.with_suffix(".txt")
+    num_words = 0
+    with words.open(encoding="utf-8", newline="\n") as file:
+        for line in file:
+            if num_words < len(matrix):
+                yield line.rstrip("\r\n"), np.array(matrix[num_words], dtype=np.float32)
+            num_words += 1
+    if num_words != len(matrix):
+        raise DataError(f"{words} has {num_words} words for {len(matrix)} vectors: they don't belong together")

@@ -1,0 +1,48 @@
+"""One network, and output weights for each annotation guideline.
+
+Corpora disagree on what a name is: an account (`@user`) is a person in one and no name in another, and one
+doesn't label MISC at all. Read by one network but scored by weights of its own, each teaches
+the others what it knows of the language without its rules. The checkpoint keeps those of the first.
+
+B posts, T tokens, K tags.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from model.batching import LabelledBatch
+from model.crf import LinearChainCRF
+from model.labels import LabelSet, allowed, allowed_starts
+from model.tagger import NameTagger
+
+
+class GuidelineLoss(nn.Module):
+    """The loss of a batch by its guideline's weights; `guidelines[0]` has the network's own."""
+
+    def __init__(self, network: NameTagger, labels: LabelSet, guidelines: Sequence[str], *, bf16: bool = False) -> None:
+        super().__init__()
+        self.network = network
+        self._bf16 = bf16
+        # Names of modules mustn't hold dots, so that a guideline goes by its number.
+        self._numbers = {guideline: number for number, guideline in enumerate(guidelines)}
+        others = range(1, len(guidelines))
+        self.emits = nn.ModuleList(nn.Linear(2 * network.config.hidden, len(labels)) for _ in others)
+        self.crfs = nn.ModuleList(LinearChainCRF(allowed(labels), allowed_starts(labels)) for _ in others)
+
+    def forward(self, labelled: LabelledBatch) -> Tensor:
+        """Negative log-likelihood of each post (B,)."""
+        emit, crf = self._outputs(self._numbers[labelled.guideline])
+        batch = labelled.batch
+        with torch.autocast(batch.words.device.type, dtype=torch.bfloat16, enabled=self._bf16):
+            emissions = emit(self.network.read(batch)[0])  # (B, T, K)
+        # Outside of autocast: in half precision a fifth of the paths would change.
+        losses: Tensor = crf.negative_log_likelihood(emissions, labelled.tags, batch.mask)
+        return losses
+
+    def _outputs(self, number: int) -> tuple[nn.Linear, LinearChainCRF]:
+        emit = self.network.emit if number == 0 else self.emits[number - 1]
+        crf = self.network.crf if number == 0 else self.crfs[number - 1]
+        assert isinstance(emit, nn.Linear) and isinstance(crf, LinearChainCRF)
+        return emit, crf

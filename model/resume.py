@@ -1,0 +1,109 @@
+"""The resume file: all that an interrupted training needs to go on as if nothing had happened.
+
+It stands beside the checkpoint, in safetensors with JSON, and is written at each epoch's end. Chance isn't in it:
+each epoch's is seeded by the training's seed and the epoch's number (`seed_epoch`), so that the epoch says it all.
+"""
+
+import hashlib
+import json
+import os
+import random
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from model.errors import CheckpointError
+from model.optimisation import WeightAverage
+from model.training_config import TrainConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """How far a training has come: epochs done, and the best F1 with its epoch, from 0."""
+
+    num_epochs: int = 0
+    best_f1: float = -1.0
+    best_epoch: int = 0
+
+
+def seed_epoch(seed: int, epoch: int, rank: int) -> random.Random:
+    """Seed torch for an epoch of one process; gives the chance that all its processes share."""
+    digest = hashlib.sha256(f"{seed} {epoch} {rank}".encode()).digest()
+    torch.manual_seed(int.from_bytes(digest[:7], "big"))
+    return random.Random(f"{seed} {epoch}")
+
+
+class ResumeFile:
+    """The resume file of a training that writes its checkpoint to `config.out`."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        module: nn.Module,
+        optimiser: torch.optim.Optimizer,
+        average: WeightAverage | None,
+    ) -> None:
+        out = Path(config.out)
+        self.path = out.with_name(f"{out.stem}.resume.safetensors")
+        # How long to train, and where to report, may change on the way.
+        free = replace(config, max_epochs=1, patience=1, log=None)
+        self._config = json.dumps(asdict(free), sort_keys=True)
+        self._module = module
+        self._optimiser = optimiser
+        self._average = average
+
+    def write(self, standing: Standing) -> None:
+        """Write it atomically."""
+        tensors = {f"module/{name}": tensor for name, tensor in self._module.state_dict().items()}
+        for number, state in self._optimiser.state_dict()["state"].items():
+            tensors |= {f"optimiser/{number}/{name}": torch.as_tensor(value) for name, value in state.items()}
+        num_steps = 0
+        if self._average is not None:
+            num_steps = self._average.num_steps
+            tensors |= {f"average/{number}": tensor for number, tensor in enumerate(self._average.tensors)}
+        metadata = {"config": self._config, "standing": json.dumps(asdict(standing)), "num_steps": str(num_steps)}
+        data = safetensors.torch.save({name: part.detach().cpu().clone() for name, part in tensors.items()}, metadata)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        try:
+            temporary.write_bytes(data)
+            temporary.replace(self.path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def read(self) -> Standing:
+        """Take everything back. Raises `CheckpointError` where there is none, or of another configuration."""
+        try:
+            with safetensors.safe_open(self.path, framework="pt") as file:
+                metadata = file.metadata()
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it's no mapping
+        except (OSError, safetensors.SafetensorError) as error:
+            raise CheckpointError(f"{self.path} can't be resumed ({error}); train without --resume") from error
+        if metadata["config"] != self._config:
+            raise CheckpointError(f"{self.path} is of another configuration; train without --resume")
+        self._module.load_state_dict(_under(tensors, "module"))
+        self._restore_optimiser(_under(tensors, "optimiser"))
+        if self._average is not None:
+            self._average.num_steps = int(metadata["num_steps"])
+            for number, tensor in enumerate(self._average.tensors):
+                tensor.copy_(tensors[f"average/{number}"])
+        return Standing(**json.loads(metadata["standing"]))
+
+    def remove(self) -> None:
+        """Remove it: the training has come to its end."""
+        self.path.unlink(missing_ok=True)
+
+    def _restore_optimiser(self, tensors: dict[str, Tensor]) -> None:
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            number, _, key = name.partition("/")
+            state.setdefault(int(number), {})[key] = tensor
+        self._optimiser.load_state_dict({**self._optimiser.state_dict(), "state": state})
+
+
+def _under(tensors: dict[str, Tensor], folder: str) -> dict[str, Tensor]:
+    return {name.removeprefix(f"{folder}/"): part for name, part in tensors.items() if name.startswith(f"{folder}/")}

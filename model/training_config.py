@@ -1,0 +1,106 @@
+"""The trainer's settings: the paper's numbers by default (section 4.1 and Table 2)."""
+
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self, get_args
+
+from model.corpora import Corpus
+from model.errors import DataError
+
+Optimiser = Literal["sgd", "adamw"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig:
+    """What to train on, and how. Paths are relative to where the trainer runs.
+
+    `train` is a CoNLL file whose pictures are in `images`, or several corpora; the first one's guideline is
+    that of the checkpoint. Raises `DataError` naming the setting that is out of its range.
+    """
+
+    train: str | tuple[Corpus, ...]
+    valid: str | Corpus
+    out: str
+    images: str | None = None
+    features: str | None = None
+    """A folder in which the pictures' features are kept from one training to the next."""
+    log: str | None = None
+    """A folder for TensorBoard's scalars."""
+
+    scheme: str = "owoputi_hash_split"
+    embeddings: str | None = None
+    frequent_words: int = 0
+    """How many of the embeddings' most frequent words the checkpoint keeps beside the data's own."""
+
+    variant: str = "attention_gate"
+    tower: str = "resnet152"
+    tower_weights: str = "default"
+    tower_rate: float = 0.0
+    """The tower's share of the learning rate, 0.01 to 0.1; at 0 it is frozen, its features computed once."""
+    hidden: int = 300
+    word_size: int = 100
+    image_state: str = "both"
+    dropout: float = 0.5
+    modality_dropout: float = 0.1
+    unknown_dropout: float = 0.5
+    """How often a word that occurs once, and that the embeddings don't know, is trained as unknown."""
+
+    batch_size: int = 20
+    optimiser: Optimiser = "sgd"
+    learning_rate: float = 0.03
+    decay: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    clip: float = 5.0
+    average: float = 0.0
+    """The decay a step of the running average of the weights, which is what is validated and kept; 0: none."""
+    patience: int = 15
+    max_epochs: int = 100
+    bf16: bool = False
+    half: bool = False
+    """Whether the checkpoint holds its weights in fp16, at half the size."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.train:
+            raise DataError("train names no corpus")
+        if self.optimiser not in get_args(Optimiser):
+            raise DataError(f"optimiser must be {' or '.join(get_args(Optimiser))}, not {self.optimiser!r}")
+        for name in ("batch_size", "max_epochs", "patience"):
+            if getattr(self, name) < 1:
+                raise DataError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("modality_dropout", "unknown_dropout", "average", "momentum", "tower_rate"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise DataError(f"{name} must be in [0, 1], not {getattr(self, name)}")
+        for name in ("learning_rate", "clip"):
+            if not getattr(self, name) > 0:
+                raise DataError(f"{name} must be above 0, not {getattr(self, name)}")
+
+    @property
+    def corpora(self) -> tuple[Corpus, ...]:
+        """What to train on."""
+        return (Corpus(path=self.train, images=self.images),) if isinstance(self.train, str) else self.train
+
+    @property
+    def valid_corpus(self) -> Corpus:
+        """What to stop on; its pictures stand with those of the corpora."""
+        return Corpus(path=self.valid, images=self.images) if isinstance(self.valid, str) else self.valid
+
+    @classmethod
+    def from_toml(cls, path: Path) -> Self:
+        """The configuration in `path`. Raises `DataError` naming what is wrong with it."""
+        try:
+            settings: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise DataError(f"{path} can't be read ({error.strerror}); name the trainer's TOML file") from error
+        except ValueError as error:
+            raise DataError(f"{path} is no configuration of the trainer: {error}") from error
+        if isinstance(settings.get("train"), list):
+            settings["train"] = tuple(Corpus.from_table(table) for table in settings["train"])
+        if isinstance(settings.get("valid"), dict):
+            settings["valid"] = Corpus.from_table(settings["valid"])
+        try:
+            return cls(**settings)
+        except TypeError as error:
+            raise DataError(f"{path} is no configuration of the trainer: {error}") from error

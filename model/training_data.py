@@ -1,0 +1,135 @@
+"""What a training reads before it starts: posts, labels, words with their vectors, and pictures."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from model.batching import Encoder, Post, rare_words
+from model.corpora import Corpus
+from model.data import Dataset, ImageFolder
+from model.embeddings import Embeddings, read_embeddings
+from model.features import FeatureFolder, ImageFeatures, compute_features
+from model.labels import LabelSet, split_tag
+from model.reporting import TrainingReport
+from model.tower import build_tower
+from model.training_config import TrainConfig
+from model.vocabulary import Vocabulary, forms
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingData:
+    """Everything that is read; `region_width` is the tower's, or 1 where the variant has none."""
+
+    corpora: tuple[tuple[Corpus, Dataset], ...]
+    valid: Dataset
+    posts: tuple[Post, ...]
+    guidelines: tuple[str, ...]
+    labels: LabelSet
+    vocabulary: Vocabulary
+    embeddings: Embeddings | None
+    features: ImageFeatures
+    tower_digest: str
+    region_width: int
+
+    def encoder(self, config: TrainConfig) -> Encoder:
+        """What makes batches of the posts."""
+        known = {} if self.embeddings is None else self.embeddings.vectors
+        return Encoder(
+            self.labels,
+            self.vocabulary,
+            self.features,
+            region_width=self.region_width,
+            rare=rare_words(self.vocabulary, self.posts, known),
+            unknown_dropout=config.unknown_dropout,
+            modality_dropout=config.modality_dropout,
+        )
+
+    def fill(self, words: nn.Embedding) -> None:
+        """Give the words their vectors, and the others small ones by chance, as long as a vector is on average."""
+        if self.embeddings is None:
+            return
+        vectors = torch.stack(list(self.embeddings.vectors.values()))
+        with torch.no_grad():
+            words.weight[1:].normal_(0, float(vectors.std()))
+            for number, word in enumerate(self.vocabulary.words, start=2):
+                if word in self.embeddings.vectors:
+                    words.weight[number] = self.embeddings.vectors[word]
+
+
+def read_training_data(config: TrainConfig, report: TrainingReport) -> TrainingData:
+    """Read what `config` names, and say what was found. Raises `DataError` or `CheckpointError`."""
+    corpora = tuple((corpus, corpus.read()) for corpus in config.corpora)
+    valid = config.valid_corpus.read()
+    posts = tuple(
+        Post(sentence=sentence, guideline=corpus.guideline) for corpus, data in corpora for sentence in data.sentences
+    )
+    for data in (*(data for _, data in corpora), valid):
+        report.say(f"{data.name}: {len(data.sentences)} posts, {data.num_repairs} labels repaired")
+    vocabulary, embeddings = _words(config, posts, valid)
+    if embeddings is not None:
+        report.say(f"words: {embeddings}")
+    features, tower_digest, width = _pictures(config, corpora, valid, report)
+    return TrainingData(
+        corpora=corpora,
+        valid=valid,
+        posts=posts,
+        guidelines=tuple(dict.fromkeys(post.guideline for post in posts)),
+        labels=_labels(posts),
+        vocabulary=vocabulary,
+        embeddings=embeddings,
+        features=features,
+        tower_digest=tower_digest,
+        region_width=width,
+    )
+
+
+def _labels(posts: tuple[Post, ...]) -> LabelSet:
+    types = {split_tag(tag)[1] for post in posts for tag in post.sentence.tags} - {""}
+    return LabelSet.of_types(sorted(types))
+
+
+def _words(config: TrainConfig, posts: tuple[Post, ...], valid: Dataset) -> tuple[Vocabulary, Embeddings | None]:
+    """The words of the posts, and those of the validation set and beyond that the embeddings know."""
+    trained = [post.sentence.tokens for post in posts]
+    if config.embeddings is None:
+        return Vocabulary.of(trained), None
+    tokens = {token for sentence in (*trained, *(s.tokens for s in valid.sentences)) for token in sentence}
+    wanted = {form for token in tokens for form in forms(token)}
+    embeddings = read_embeddings(
+        Path(config.embeddings), wanted, size=config.word_size, num_frequent=config.frequent_words
+    )
+    return Vocabulary.of(trained, embeddings.vectors), embeddings
+
+
+def _pictures(
+    config: TrainConfig, corpora: tuple[tuple[Corpus, Dataset], ...], valid: Dataset, report: TrainingReport
+) -> tuple[ImageFeatures, str, int]:
+    if config.variant == "blstm_crf":
+        return ImageFeatures(), "", 1
+    tower = build_tower(config.tower, config.tower_weights)
+    kept = None if config.features is None else FeatureFolder(Path(config.features), tower.digest)
+    seen = ImageFeatures()
+    with report.steps("looking at the pictures") as on_progress:
+        for folder, image_ids in _folders(config, corpora, valid):
+            found = compute_features(image_ids, folder, tower, on_progress, kept)
+            seen.by_id |= found.by_id
+            seen.num_missing += found.num_missing
+            seen.num_broken += found.num_broken
+            seen.num_duplicated += found.num_duplicated
+    report.say(seen)
+    return seen, tower.digest, tower.width
+
+
+def _folders(
+    config: TrainConfig, corpora: tuple[tuple[Corpus, Dataset], ...], valid: Dataset
+) -> Iterator[tuple[ImageFolder | None, set[str]]]:
+    """Each folder of pictures once, with all image ids that are to be found there."""
+    wanted: dict[str | None, set[str]] = {}
+    for corpus, data in (*corpora, (config.valid_corpus, valid)):
+        ids = {sentence.image_id for sentence in data.sentences if sentence.image_id is not None}
+        wanted.setdefault(corpus.images, set()).update(ids)
+    for images, image_ids in wanted.items():
+        yield (None if images is None else ImageFolder(Path(images))), image_ids
