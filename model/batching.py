@@ -68,6 +68,7 @@ class Encoder:
         region_width: int,
         rare: Tensor,
         unknown_dropout: float,
+        word_dropout: float,
         modality_dropout: float,
     ) -> None:
         self._tags = {tag: number for number, tag in enumerate(labels.tags)}
@@ -76,6 +77,7 @@ class Encoder:
         self._region_width = region_width
         self._rare = rare  # (V,) bool
         self._unknown_dropout = unknown_dropout
+        self._word_dropout = word_dropout
         self._modality_dropout = modality_dropout
 
     def encode(self, posts: Sequence[Post]) -> LabelledBatch:
@@ -89,7 +91,8 @@ class Encoder:
         tags = torch.zeros_like(batch.words)
         for row, sentence in enumerate(sentences):
             tags[row, : len(sentence.tags)] = torch.tensor([self._tags[tag] for tag in sentence.tags])
-        forgotten = self._rare[batch.words] & (torch.rand(batch.words.shape) < self._unknown_dropout)
+        share = self._rare[batch.words].float() * self._unknown_dropout
+        forgotten = (torch.rand(share.shape) < share.clamp(min=self._word_dropout)) & batch.mask
         seen = batch.has_image & (torch.rand(len(sentences)) >= self._modality_dropout)
         dropped = replace(batch, words=batch.words.masked_fill(forgotten, UNKNOWN), has_image=seen)
         return LabelledBatch(batch=dropped, tags=tags, guideline=posts[0].guideline)

@@ -14,11 +14,13 @@ def learning_rate(config: TrainConfig, epoch: int) -> float:
     return config.learning_rate / (1 + config.decay * epoch)
 
 
-def build_optimiser(config: TrainConfig, network: nn.Module, tower: nn.Module | None = None) -> torch.optim.Optimizer:
-    """The optimiser of the network, and of a tower that learns in a group of its own."""
-    groups: list[dict[str, object]] = [{"params": list(network.parameters()), "share": 1.0}]
-    if tower is not None:
-        groups.append({"params": list(tower.parameters()), "share": config.tower_rate})
+def build_optimiser(config: TrainConfig, module: nn.Module, words: nn.Embedding) -> torch.optim.Optimizer:
+    """The optimiser of `module`, with its word vectors in a group of their own."""
+    words.weight.requires_grad_(config.word_rate > 0)
+    others = [parameter for parameter in module.parameters() if parameter is not words.weight]
+    groups: list[dict[str, object]] = [{"params": others, "share": 1.0}]
+    if config.word_rate > 0:
+        groups.append({"params": [words.weight], "share": config.word_rate})
     if config.optimiser == "adamw":
         return torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
     return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay)
@@ -37,7 +39,7 @@ class WeightAverage:
     """
 
     def __init__(self, parameters: Iterable[Tensor], decay: float) -> None:
-        self._parameters = [parameter.detach() for parameter in parameters]
+        self._parameters = [parameter.detach() for parameter in parameters if parameter.requires_grad]
         self.tensors = [parameter.clone() for parameter in self._parameters]
         self.num_steps = 0
         self._decay = decay

@@ -96,8 +96,9 @@ class _Training:
         self._encoder = data.encoder(config)
         self._network = build_network(config, data)
         module = GuidelineLoss(self._network, data.labels, data.guidelines, bf16=config.bf16).to(ranks.device)
+        # Before it is wrapped: DistributedDataParallel must know which weights learn.
+        self._optimiser = build_optimiser(config, module, self._network.words)
         self._module = ranks.wrap(module, has_unused=len(data.guidelines) > 1)
-        self._optimiser = build_optimiser(config, module)
         self._average = WeightAverage(self._network.parameters(), config.average) if config.average else None
         self.resume_file = ResumeFile(config, module, self._optimiser, self._average)
         self.standing = Standing()

@@ -45,8 +45,12 @@ class TrainConfig:
     modality_dropout: float = 0.1
     unknown_dropout: float = 0.5
     """How often a word that occurs once, and that the embeddings don't know, is trained as unknown."""
+    word_dropout: float = 0.0
+    """How often any word is trained as unknown, so that spelling and context learn to do without it."""
 
     batch_size: int = 20
+    word_rate: float = 1.0
+    """The word vectors' share of the learning rate; at 0 they stay as the embeddings have them."""
     optimiser: Optimiser = "sgd"
     learning_rate: float = 0.03
     decay: float = 0.01
@@ -70,7 +74,15 @@ class TrainConfig:
         for name in ("batch_size", "max_epochs", "patience"):
             if getattr(self, name) < 1:
                 raise DataError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("modality_dropout", "unknown_dropout", "average", "momentum", "tower_rate"):
+        for name in (
+            "modality_dropout",
+            "unknown_dropout",
+            "average",
+            "momentum",
+            "tower_rate",
+            "word_rate",
+            "word_dropout",
+        ):
             if not 0 <= getattr(self, name) <= 1:
                 raise DataError(f"{name} must be in [0, 1], not {getattr(self, name)}")
         for name in ("learning_rate", "clip"):

@@ -44,6 +44,7 @@ class TrainingData:
             region_width=self.region_width,
             rare=rare_words(self.vocabulary, self.posts, known),
             unknown_dropout=config.unknown_dropout,
+            word_dropout=config.word_dropout,
             modality_dropout=config.modality_dropout,
         )
 

@@ -1,0 +1,67 @@
+"""Pictures' features: looked at once, and not at all where the picture can't be trusted."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from model.data import ImageFolder
+from model.features import FeatureFolder, compute_features
+
+
+class CountingTower:
+    """Stands in for a tower: gives the pictures' first red value, and counts how many it saw."""
+
+    def __init__(self) -> None:
+        self.num_seen = 0
+
+    def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
+        self.num_seen += len(pixels)
+        return pixels[:, 0, 0, 0].half().view(-1, 1, 1).expand(-1, 49, 3)
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> ImageFolder:
+    """Ten pictures of ten colours, of which two are the same, and a broken one."""
+    for number in range(10):
+        Image.new("RGB", (30, 20), (number * 20, 0, 0)).save(tmp_path / f"p{number}.png")
+    (tmp_path / "copy.png").write_bytes((tmp_path / "p3.png").read_bytes())
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    return ImageFolder(tmp_path)
+
+
+IDS = ["copy", "broken", "none", None, *(f"p{number}" for number in range(10))]
+
+
+def test_counts(pictures: ImageFolder) -> None:
+    """Missing, broken and duplicated pictures are counted, and none of them has features."""
+    features = compute_features(IDS, pictures, CountingTower())  # type: ignore[arg-type]
+    assert (features.num_missing, features.num_broken, features.num_duplicated) == (1, 1, 2)
+    assert sorted(features.by_id) == [f"p{number}" for number in range(10) if number != 3]
+    assert all(features.of(name) is None for name in ("none", "broken", "copy", "p3", None))
+    assert str(features) == "9 pictures; missing 1, broken 1, duplicated 2"
+
+
+def test_kept_features(pictures: ImageFolder, tmp_path: Path) -> None:
+    """With a folder to keep them the tower sees each picture once, ever; another tower sees them anew."""
+    tower = CountingTower()
+    kept = FeatureFolder(tmp_path / "kept", "tower")
+    first = compute_features(IDS, pictures, tower, kept=kept)  # type: ignore[arg-type]
+    again = compute_features(IDS, pictures, tower, kept=kept)  # type: ignore[arg-type]
+    assert tower.num_seen == 9
+    assert all(torch.equal(again.by_id[name], seen) for name, seen in first.by_id.items())
+    compute_features(IDS, pictures, tower, kept=FeatureFolder(tmp_path / "kept", "other"))  # type: ignore[arg-type]
+    assert tower.num_seen == 18
+
+
+def test_cut_features_are_computed_again(pictures: ImageFolder, tmp_path: Path) -> None:
+    """A file of features that was cut short counts as none."""
+    kept = FeatureFolder(tmp_path / "kept", "tower")
+    kept.put("digest", torch.from_numpy(np.ones((49, 3), dtype=np.float16)))
+    (file,) = (tmp_path / "kept" / "tower").iterdir()
+    assert kept.get("digest") is not None
+    file.write_bytes(file.read_bytes()[:-5])
+    assert kept.get("digest") is None
+    assert kept.get("other") is None

@@ -1,0 +1,242 @@
+"""The trainer: it learns, stops, goes on and is interrupted as promised."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import model.train
+from model.batching import Post
+from model.checkpoint import load
+from model.corpora import Corpus
+from model.errors import CheckpointError, DataError
+from model.evaluate import evaluate_file
+from model.optimisation import WeightAverage, learning_rate
+from model.train import TrainConfig, train
+
+POSTS = (
+    "Ann\tB-PER\nsings\tO\nin\tO\nRome\tB-LOC\n\n"
+    "Bob\tB-PER\nSmith\tI-PER\nlikes\tO\nIBM\tB-ORG\n\n"
+    "no\tO\nnames\tO\nhere\tO\n\n"
+    "Rome\tB-LOC\nhas\tO\nIBM\tB-ORG\n\n"
+    "reading\tO\nDracula\tB-MISC\n"
+)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> TrainConfig:
+    """A training of seconds, on five posts."""
+    (tmp_path / "train.txt").write_text(POSTS, encoding="utf-8")
+    return TrainConfig(
+        train=str(tmp_path / "train.txt"),
+        valid=str(tmp_path / "train.txt"),
+        out=str(tmp_path / "out.safetensors"),
+        variant="blstm_crf",
+        hidden=8,
+        word_size=8,
+        batch_size=2,
+        max_epochs=4,
+        unknown_dropout=0.2,
+    )
+
+
+def test_a_tiny_set_is_overfitted(config: TrainConfig) -> None:
+    """Five posts are learnt to F1 1.0, and the checkpoint that was written scores that too."""
+    result = train(replace(config, dropout=0.1, learning_rate=0.1, max_epochs=80, patience=80, unknown_dropout=0))
+    assert result.best_f1 == 100
+    scores = evaluate_file(Path(result.path), Path(str(config.train)))
+    assert scores.strict["overall"].f1 == 100
+
+
+def test_learning_rate_is_not_compounded(config: TrainConfig) -> None:
+    """η is 0.03 at the start, 0.02 at epoch 50, and not the 5e-7 of a decay upon the decayed."""
+    assert learning_rate(config, 0) == 0.03
+    assert learning_rate(config, 50) == pytest.approx(0.02)
+    assert learning_rate(config, 100) == pytest.approx(0.015)
+
+
+@pytest.mark.parametrize("change", [{}, {"average": 0.9}, {"optimiser": "adamw", "learning_rate": 0.01}])
+def test_resuming_is_exact(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, object]
+) -> None:
+    """A training that was cut in its third epoch and goes on has the losses and weights of one that wasn't."""
+    config = replace(config, **change)  # type: ignore[arg-type]
+    whole = train(config)
+    whole_state = load(Path(config.out))[0].state
+    cut = replace(config, out=str(tmp_path / "cut.safetensors"))
+    config_resume = tmp_path / "cut.resume.safetensors"
+    _interrupt_in_epoch(2, monkeypatch)
+    first = train(cut)
+    monkeypatch.undo()
+    assert config_resume.exists()
+    second = train(cut, resume=True)
+    assert first.losses + second.losses == whole.losses
+    assert (second.best_f1, second.best_epoch) == (whole.best_f1, whole.best_epoch)
+    state = load(Path(cut.out))[0].state
+    assert all(torch.equal(state[name], tensor) for name, tensor in whole_state.items())
+    assert not config_resume.exists()
+
+
+def test_nothing_to_resume(config: TrainConfig) -> None:
+    """Without a resume file, or with one of another configuration, resuming is refused."""
+    with pytest.raises(CheckpointError, match="can't be resumed"):
+        train(config, resume=True)
+
+
+def test_another_training_is_not_resumed(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A resume file of another configuration is refused; how long to train may change."""
+    _interrupt_in_epoch(1, monkeypatch)
+    train(config)
+    monkeypatch.undo()
+    with pytest.raises(CheckpointError, match="another configuration"):
+        train(replace(config, seed=1), resume=True)
+    assert train(replace(config, max_epochs=2), resume=True).num_epochs == 2
+
+
+def test_ctrl_c_keeps_the_best(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An interrupted training gives its best checkpoint, and no half-written file beside it."""
+    _interrupt_in_epoch(1, monkeypatch)
+    result = train(config)
+    assert result.num_epochs == 1
+    assert load(Path(config.out))[0].notes["epoch"] == 0
+    left = {path.name for path in Path(config.out).parent.iterdir()}
+    assert left == {"train.txt", "out.safetensors", "out.resume.safetensors"}
+
+
+def test_ctrl_c_before_anything_is_learnt(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is no best yet, Ctrl-C just ends the command."""
+    _interrupt_in_epoch(0, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        train(config)
+
+
+def test_stops_early(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Patience counts the epochs since the best."""
+    f1s = iter([10.0, 30.0, 20.0, 30.0, 40.0])
+    monkeypatch.setattr(model.train._Training, "_valid_f1", lambda self: next(f1s))
+    result = train(replace(config, patience=2, max_epochs=9))
+    assert (result.best_f1, result.best_epoch, result.num_epochs) == (30, 1, 4)
+
+
+def test_seeds(config: TrainConfig) -> None:
+    """The same seed gives the same losses, another seed others."""
+    config = replace(config, max_epochs=1)
+    assert train(config).losses == train(config).losses
+    assert train(config).losses != train(replace(config, seed=1)).losses
+
+
+def test_several_corpora(config: TrainConfig, tmp_path: Path) -> None:
+    """Each guideline has output weights of its own, and the checkpoint holds none but the first's."""
+    (tmp_path / "wnut").write_text("Acme\tB-corporation\nrocks\tO\n", encoding="utf-8")
+    corpora = (Corpus(path=str(config.train)), Corpus(path=str(tmp_path / "wnut"), format="wnut17"))
+    train(replace(config, train=corpora, max_epochs=1))
+    checkpoint, _ = load(Path(config.out))
+    checkpoint.build()
+    assert [corpus["guideline"] for corpus in checkpoint.notes["train"]] == ["conll", "wnut17"]
+    assert str(tmp_path) not in json.dumps(checkpoint.notes)
+
+
+def test_half_precision(config: TrainConfig) -> None:
+    """A checkpoint in fp16 is half as large, and loads."""
+    train(replace(config, max_epochs=1, half=True))
+    checkpoint, _ = load(Path(config.out))
+    assert {tensor.dtype for tensor in checkpoint.state.values()} == {torch.float16}
+    assert checkpoint.build().words.weight.dtype == torch.float32
+
+
+def test_bf16(config: TrainConfig) -> None:
+    """With bf16 the losses are nearly those of fp32: the CRF isn't in half precision."""
+    config = replace(config, max_epochs=1)
+    assert train(replace(config, bf16=True)).losses == pytest.approx(train(config).losses, rel=0.02)
+
+
+def test_frozen_words(config: TrainConfig) -> None:
+    """Word vectors with no rate of their own stay as they were."""
+    for epochs in (1, 3):
+        train(replace(config, word_rate=0, max_epochs=epochs, out=f"{config.out}{epochs}", patience=9))
+    early, late = (load(Path(f"{config.out}{epochs}"))[0].state for epochs in (1, 3))
+    assert torch.equal(early["words.weight"], late["words.weight"])
+
+
+def test_average_of_weights() -> None:
+    """The average follows the weights, stands in for them for a while, and gives them back."""
+    weight = torch.nn.Parameter(torch.zeros(1))
+    average = WeightAverage([weight], decay=0.5)
+    for value in (1.0, 2.0):
+        weight.data.fill_(value)
+        average.update()
+    # After the first steps of decays 2/11 and 3/12: 9/11, and 9/11 · 3/12 + 2 · 9/12.
+    expected = 9 / 11 * 0.25 + 2 * 0.75
+    with average.in_place():
+        assert float(weight.detach()) == pytest.approx(expected)
+    assert float(weight.detach()) == 2
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("batch_size = 0", "batch_size must be at least 1, not 0"),
+        ("optimiser = 'adam'", "optimiser must be sgd or adamw, not 'adam'"),
+        ("average = 1.5", r"average must be in \[0, 1\], not 1.5"),
+        ("learning_rate = 0", "learning_rate must be above 0"),
+        ("colour = 'red'", "colour"),
+        ("[[train]]\nfile = 'x'", "a corpus has path, format, images and guideline, not file"),
+        ("[[train]]\npath = 'x'\nformat = 'y'", "no corpus has the format 'y'; there are conll"),
+    ],
+)
+def test_bad_settings(tmp_path: Path, setting: str, message: str) -> None:
+    """A setting out of its range is named, with the range."""
+    given = "valid = 'v'\nout = 'o'\n" + ("" if "[[train]]" in setting else "train = 't'\n")
+    (tmp_path / "train.toml").write_text(given + setting, encoding="utf-8")
+    with pytest.raises(DataError, match=message):
+        TrainConfig.from_toml(tmp_path / "train.toml")
+
+
+def test_two_processes(config: TrainConfig) -> None:
+    """Two gloo processes under torchrun learn what one learns: gradients are those of the whole batch."""
+    config = replace(config, dropout=0, unknown_dropout=0, batch_size=3, max_epochs=3)
+    alone = train(config)
+    alone_state = load(Path(config.out))[0].state
+    script = Path(config.out).with_name("ranks.py")
+    script.write_text(
+        f"from model.train import TrainConfig, train\nprint(list(train({config!r}).losses))\n", encoding="utf-8"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": str(Path(model.train.__file__).parents[1]), "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    first, second = (json.loads(line) for line in done.stdout.splitlines())
+    assert first == second == pytest.approx(list(alone.losses), rel=1e-4)
+    state = load(Path(config.out))[0].state
+    for name, tensor in alone_state.items():
+        torch.testing.assert_close(state[name], tensor, rtol=1e-3, atol=1e-5)
+
+
+def _interrupt_in_epoch(epoch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Press Ctrl-C in the middle of an epoch."""
+    make_batches = model.train.make_batches
+    calls = count()
+
+    def interrupted(*arguments: Any) -> Iterable[list[Post]]:
+        batches = make_batches(*arguments)
+        return _Interrupting(batches) if next(calls) == epoch else batches
+
+    monkeypatch.setattr(model.train, "make_batches", interrupted)
+
+
+class _Interrupting(list[list[Post]]):
+    def __iter__(self) -> Iterator[list[Post]]:
+        yield self[0]
+        raise KeyboardInterrupt
