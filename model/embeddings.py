@@ -13,23 +13,25 @@ import torch
 from torch import Tensor
 
 from model.errors import DataError
+from model.vocabulary import forms
 
 Row = tuple[str, np.ndarray]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Embeddings:
-    """The vectors (V, E) in fp32 of the kept words, by word; and how many words were asked for and found."""
+    """The vectors (E,) in fp32 of the kept words, by word."""
 
     vectors: dict[str, Tensor]
-    num_wanted: int
-    num_found: int
 
-    def __str__(self) -> str:
-        share = 100 * self.num_found / max(self.num_wanted, 1)
+    def coverage(self, tokens: Collection[str]) -> str:
+        """A line that tells how many different words of `tokens` have a vector, in one of their forms."""
+        words = {token.lower() for token in tokens}
+        num_found = sum(any(form in self.vectors for form in forms(word)) for word in words)
+        share = 100 * num_found / max(len(words), 1)
         return (
-            f"{self.num_found} of the data's {self.num_wanted} word forms have a vector ({share:.1f} %); "
-            f"{len(self.vectors)} vectors kept"
+            f"{num_found} of the data's {len(words)} words have a vector ({share:.1f} %), "
+            f"{len(self.vectors)} vectors are kept"
         )
 
 
@@ -51,10 +53,9 @@ def read_embeddings(path: Path, wanted: Collection[str], *, size: int, num_frequ
                 vectors[word] = torch.from_numpy(vector)
     except (OSError, EOFError, UnicodeDecodeError) as error:
         raise DataError(f"{path} can't be read ({error}); set embeddings to a GloVe file") from error
-    num_found = sum(word in vectors for word in wanted)
-    if wanted and not num_found:
+    if wanted and not any(word in vectors for word in wanted):
         raise DataError(f"{path} has no vector for any word of the data; set embeddings to another file")
-    return Embeddings(vectors=vectors, num_wanted=len(wanted), num_found=num_found)
+    return Embeddings(vectors=vectors)
 
 
 def _text_rows(path: Path, size: int) -> Iterator[Row]:

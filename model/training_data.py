@@ -69,9 +69,7 @@ def read_training_data(config: TrainConfig, report: TrainingReport) -> TrainingD
     )
     for data in (*(data for _, data in corpora), valid):
         report.say(f"{data.name}: {len(data.sentences)} posts, {data.num_repairs} labels repaired")
-    vocabulary, embeddings = _words(config, posts, valid)
-    if embeddings is not None:
-        report.say(f"words: {embeddings}")
+    vocabulary, embeddings = _words(config, posts, valid, report)
     features, tower_digest, width = _pictures(config, corpora, valid, report)
     return TrainingData(
         corpora=corpora,
@@ -92,7 +90,9 @@ def _labels(posts: tuple[Post, ...]) -> LabelSet:
     return LabelSet.of_types(sorted(types))
 
 
-def _words(config: TrainConfig, posts: tuple[Post, ...], valid: Dataset) -> tuple[Vocabulary, Embeddings | None]:
+def _words(
+    config: TrainConfig, posts: tuple[Post, ...], valid: Dataset, report: TrainingReport
+) -> tuple[Vocabulary, Embeddings | None]:
     """The words of the posts, and those of the validation set and beyond that the embeddings know."""
     trained = [post.sentence.tokens for post in posts]
     if config.embeddings is None:
@@ -102,6 +102,7 @@ def _words(config: TrainConfig, posts: tuple[Post, ...], valid: Dataset) -> tupl
     embeddings = read_embeddings(
         Path(config.embeddings), wanted, size=config.word_size, num_frequent=config.frequent_words
     )
+    report.say(embeddings.coverage(tokens))
     return Vocabulary.of(trained, embeddings.vectors), embeddings
 
 

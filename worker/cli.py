@@ -123,10 +123,12 @@ def _add_train(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser = commands.add_parser(
         "train",
         help="train a checkpoint",
-        description="Trains a tagger on CoNLL files with IMGID: lines, as the TOML file says. Ctrl-C "
-        "keeps the best so far.",
+        description="Trains a tagger as the TOML file says, whose paths are relative to where you are. Ctrl-C "
+        "keeps the best so far. On several devices: torchrun --nproc-per-node=N -m worker.cli train TOML",
     )
     parser.add_argument("config", type=Path, metavar="TOML", help="the trainer's settings")
+    parser.add_argument("--resume", action="store_true",
+                        help="go on with an interrupted training, where its last whole epoch ended")  # fmt: skip
     parser.set_defaults(run=_train)
 
 
@@ -193,7 +195,7 @@ def _practice(options: argparse.Namespace) -> None:
 def _train(options: argparse.Namespace) -> None:
     from model.train import TrainConfig, train
 
-    print(train(TrainConfig.from_toml(options.config)))
+    print(train(TrainConfig.from_toml(options.config), resume=options.resume))
 
 
 def _evaluate(options: argparse.Namespace) -> None:

@@ -35,7 +35,9 @@ def test_formats(tmp_path: Path, name: str) -> None:
         ". .": [7, 8],
     }
     assert all(vector.dtype == torch.float32 for vector in found.vectors.values())
-    assert (found.num_wanted, found.num_found) == (3, 2)
+    assert found.coverage({"Rome", "#rome", "zorp", "ROME"}).startswith(
+        "2 of the data's 3 words have a vector (66.7 %)"
+    )
 
 
 def test_header(tmp_path: Path) -> None:
