@@ -5,14 +5,16 @@ B posts, T tokens.
 
 import random
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from model.data import Sentence
-from model.features import ImageFeatures
+from model.features import ImageFeatures, load_pixels
 from model.labels import LabelSet
 from model.tagger import Batch
 from model.vocabulary import UNKNOWN, Vocabulary
@@ -28,15 +30,20 @@ class Post:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelledBatch:
-    """Encoded posts of one guideline, with their tags (B, T)."""
+    """Encoded posts of one guideline, with their tags (B, T).
+
+    `pixels` (N, 3, 224, 224) in uint8 are there where the tower learns: those of the N posts with a picture.
+    """
 
     batch: Batch
     tags: Tensor
     guideline: str
+    pixels: Tensor | None = None
 
     def to(self, device: torch.device) -> "LabelledBatch":
         """The same on `device`."""
-        return replace(self, batch=self.batch.to(device), tags=self.tags.to(device))
+        pixels = None if self.pixels is None else self.pixels.to(device)
+        return replace(self, batch=self.batch.to(device), tags=self.tags.to(device), pixels=pixels)
 
 
 def make_batches(posts: Sequence[Post], size: int, chance: random.Random) -> list[list[Post]]:
@@ -57,7 +64,10 @@ def make_batches(posts: Sequence[Post], size: int, chance: random.Random) -> lis
 
 
 class Encoder:
-    """Turns posts into batches, dropping pictures and rare words by chance as training wants it."""
+    """Turns posts into batches, dropping pictures and rare words by chance as training wants it.
+
+    With `pictures`, files by image id, a batch brings pixels for a tower that learns.
+    """
 
     def __init__(
         self,
@@ -66,6 +76,7 @@ class Encoder:
         features: ImageFeatures,
         *,
         region_width: int,
+        pictures: Mapping[str, Path] | None,
         rare: Tensor,
         unknown_dropout: float,
         word_dropout: float,
@@ -75,6 +86,7 @@ class Encoder:
         self._vocabulary = vocabulary
         self._features = features
         self._region_width = region_width
+        self._pictures = pictures
         self._rare = rare  # (V,) bool
         self._unknown_dropout = unknown_dropout
         self._word_dropout = word_dropout
@@ -95,7 +107,13 @@ class Encoder:
         forgotten = (torch.rand(share.shape) < share.clamp(min=self._word_dropout)) & batch.mask
         seen = batch.has_image & (torch.rand(len(sentences)) >= self._modality_dropout)
         dropped = replace(batch, words=batch.words.masked_fill(forgotten, UNKNOWN), has_image=seen)
-        return LabelledBatch(batch=dropped, tags=tags, guideline=posts[0].guideline)
+        pixels = self._pixels([s.image_id for s, kept in zip(sentences, seen.tolist(), strict=True) if kept])
+        return LabelledBatch(batch=dropped, tags=tags, guideline=posts[0].guideline, pixels=pixels)
+
+    def _pixels(self, image_ids: Sequence[str | None]) -> Tensor | None:
+        if self._pictures is None or not image_ids:
+            return None
+        return torch.from_numpy(np.stack([load_pixels(self._pictures[name]) for name in image_ids if name is not None]))
 
 
 def rare_words(vocabulary: Vocabulary, posts: Sequence[Post], known: Collection[str]) -> Tensor:

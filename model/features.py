@@ -18,13 +18,14 @@ from model.tower import IMAGE_SIZE, MICRO_BATCH, Tower
 
 @dataclass(slots=True)
 class ImageFeatures:
-    """Features (49, D) in fp16 by image id; a picture that can't be trusted is counted, and absent.
+    """Features (49, D) in fp16 by image id, and files; a picture that can't be trusted is counted, and absent.
 
     That is one that is missing, one that can't be decoded, and one that stands under several ids: the
     public sets' collectors put one and the same picture in the place of those they had lost.
     """
 
     by_id: dict[str, Tensor] = field(default_factory=dict)
+    files: dict[str, Path] = field(default_factory=dict)
     num_missing: int = 0
     num_broken: int = 0
     num_duplicated: int = 0
@@ -32,6 +33,14 @@ class ImageFeatures:
     def of(self, image_id: str | None) -> Tensor | None:
         """The features of a post's picture, None where there is none."""
         return None if image_id is None else self.by_id.get(image_id)
+
+    def add(self, other: "ImageFeatures") -> None:
+        """Take in what was found in another folder."""
+        self.by_id |= other.by_id
+        self.files |= other.files
+        self.num_missing += other.num_missing
+        self.num_broken += other.num_broken
+        self.num_duplicated += other.num_duplicated
 
     def __str__(self) -> str:
         return (
@@ -90,9 +99,11 @@ def compute_features(
         known = None if kept is None else kept.get(digest)
         if known is not None:
             features.by_id[identity] = known
+            features.files[identity] = path
         else:
             try:
                 waiting.append((identity, digest, load_pixels(path)))
+                features.files[identity] = path
             except (OSError, ValueError, SyntaxError):
                 features.num_broken += 1
         if waiting and (len(waiting) == MICRO_BATCH or number == len(trusted)):

@@ -8,22 +8,36 @@ B posts, T tokens, K tags.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from model.batching import LabelledBatch
 from model.crf import LinearChainCRF
+from model.finetuning import LearningTower
 from model.labels import LabelSet, allowed, allowed_starts
-from model.tagger import NameTagger
+from model.tagger import Batch, NameTagger
 
 
 class GuidelineLoss(nn.Module):
-    """The loss of a batch by its guideline's weights; `guidelines[0]` has the network's own."""
+    """The loss of a batch by its guideline's weights; `guidelines[0]` has the network's own.
 
-    def __init__(self, network: NameTagger, labels: LabelSet, guidelines: Sequence[str], *, bf16: bool = False) -> None:
+    With a `tower` the pictures' features are those that it has by now, and it learns from the loss.
+    """
+
+    def __init__(
+        self,
+        network: NameTagger,
+        labels: LabelSet,
+        guidelines: Sequence[str],
+        *,
+        tower: LearningTower | None = None,
+        bf16: bool = False,
+    ) -> None:
         super().__init__()
         self.network = network
+        self.tower = tower
         self._bf16 = bf16
         # Names of modules mustn't hold dots, so that a guideline goes by its number.
         self._numbers = {guideline: number for number, guideline in enumerate(guidelines)}
@@ -36,10 +50,18 @@ class GuidelineLoss(nn.Module):
         emit, crf = self._outputs(self._numbers[labelled.guideline])
         batch = labelled.batch
         with torch.autocast(batch.words.device.type, dtype=torch.bfloat16, enabled=self._bf16):
-            emissions = emit(self.network.read(batch)[0])  # (B, T, K)
+            emissions = emit(self.network.read(self._looked_at(labelled))[0])  # (B, T, K)
         # Outside of autocast: in half precision a fifth of the paths would change.
         losses: Tensor = crf.negative_log_likelihood(emissions, labelled.tags, batch.mask)
         return losses
+
+    def _looked_at(self, labelled: LabelledBatch) -> Batch:
+        batch = labelled.batch
+        if self.tower is None or labelled.pixels is None:
+            return batch
+        features = torch.zeros_like(batch.features)
+        features[batch.has_image] = self.tower(labelled.pixels).to(features)
+        return replace(batch, features=features)
 
     def _outputs(self, number: int) -> tuple[nn.Linear, LinearChainCRF]:
         emit = self.network.emit if number == 0 else self.emits[number - 1]

@@ -14,13 +14,19 @@ def learning_rate(config: TrainConfig, epoch: int) -> float:
     return config.learning_rate / (1 + config.decay * epoch)
 
 
-def build_optimiser(config: TrainConfig, module: nn.Module, words: nn.Embedding) -> torch.optim.Optimizer:
-    """The optimiser of `module`, with its word vectors in a group of their own."""
+def build_optimiser(
+    config: TrainConfig, module: nn.Module, words: nn.Embedding, tower: nn.Module | None = None
+) -> torch.optim.Optimizer:
+    """The optimiser of `module`, with its word vectors and its tower in groups of their own."""
     words.weight.requires_grad_(config.word_rate > 0)
-    others = [parameter for parameter in module.parameters() if parameter is not words.weight]
-    groups: list[dict[str, object]] = [{"params": others, "share": 1.0}]
+    special = {id(words.weight)}.union(id(weight) for weight in ([] if tower is None else tower.parameters()))
+    groups: list[dict[str, object]] = [
+        {"params": [weight for weight in module.parameters() if id(weight) not in special], "share": 1.0}
+    ]
     if config.word_rate > 0:
         groups.append({"params": [words.weight], "share": config.word_rate})
+    if tower is not None:
+        groups.append({"params": list(tower.parameters()), "share": config.tower_rate})
     if config.optimiser == "adamw":
         return torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
     return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay)

@@ -6,6 +6,7 @@ B pictures, R regions (49), D the tower's width: read from the network (the pape
 import hashlib
 from pathlib import Path
 
+import safetensors.torch
 import timm
 import torch
 import torchvision
@@ -35,6 +36,13 @@ _AROUND = {
     "_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2",
 }  # fmt: skip
 
+LEARNT_SUFFIX = ".tower.safetensors"
+
+
+def learnt_weights(checkpoint: Path) -> Path:
+    """Where a training whose tower learnt has put the tower's weights: beside the checkpoint."""
+    return checkpoint.with_name(checkpoint.stem + LEARNT_SUFFIX)
+
 
 class Tower(nn.Module):
     """A frozen tower: pixels in, features of the regions out."""
@@ -61,6 +69,11 @@ class Tower(nn.Module):
         maps = [self.network((part.to(self.mean) - self.mean) / self.std) for part in torch.split(pixels, MICRO_BATCH)]
         return torch.cat(maps).flatten(2).transpose(1, 2).half()
 
+    def renew_digest(self) -> str:
+        """The digest of the weights as they are now, after they have learnt."""
+        self.digest = _digest(self.name, self.network)
+        return self.digest
+
     def train(self, mode: bool = True) -> "Tower":
         """Stay in evaluation mode: the statistics of a frozen tower don't move."""
         return super().train(False)
@@ -70,12 +83,18 @@ def build_tower(name: str, weights: str | Path | None = "default") -> Tower:
     """The tower `name`, with `weights`: `default`, a file of a state dict, or None for random ones.
 
     `default` is torchvision's own download for a ResNet, and for `efficientnet_lite0` the file of its
-    package. Raises `CheckpointError` on an unknown name or a file that isn't the tower's.
+    package. A file in safetensors is what a training wrote whose tower learnt (`learnt_weights`).
+    Raises `CheckpointError` on an unknown name or a file that isn't the tower's.
     """
+    if name not in TOWERS:
+        raise CheckpointError(f"no tower is called {name!r}; there are {', '.join(TOWERS)}")
+    if str(weights).endswith(LEARNT_SUFFIX):
+        tower = build_tower(name, None)
+        _load(tower.network, safetensors.torch.load_file(str(weights)), name)
+        tower.renew_digest()
+        return tower
     if name == "efficientnet_lite0":
         return _build_lite0(weights)
-    if name not in RESNETS:
-        raise CheckpointError(f"no tower is called {name!r}; there are {', '.join(TOWERS)}")
     network = torchvision.models.get_model(name, weights="DEFAULT" if weights == "default" else None)
     if weights not in ("default", None):
         _load(network, torch.load(str(weights), map_location="cpu", weights_only=True), name)
@@ -122,5 +141,5 @@ def _digest(name: str, network: nn.Module) -> str:
     digest = hashlib.sha256(name.encode())
     for key, tensor in sorted(network.state_dict().items()):
         digest.update(key.encode())
-        digest.update(tensor.contiguous().numpy().tobytes())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]

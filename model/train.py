@@ -12,6 +12,8 @@ from model.batching import make_batches
 from model.checkpoint import Checkpoint, save
 from model.distributed import Ranks, joined_ranks
 from model.evaluate import predict, score
+from model.features import ImageFeatures, load_pixels
+from model.finetuning import LearningTower
 from model.guidelines import GuidelineLoss
 from model.labels import spans_of
 from model.optimisation import WeightAverage, build_optimiser, learning_rate, set_learning_rate
@@ -19,6 +21,7 @@ from model.reporting import TrainingReport
 from model.resume import ResumeFile, Standing, seed_epoch
 from model.tagger import NameTagger, TaggerConfig
 from model.tokenizer import Scheme
+from model.tower import learnt_weights
 from model.training_config import TrainConfig
 from model.training_data import TrainingData, read_training_data
 
@@ -95,10 +98,13 @@ class _Training:
         self._report = report
         self._encoder = data.encoder(config)
         self._network = build_network(config, data)
-        module = GuidelineLoss(self._network, data.labels, data.guidelines, bf16=config.bf16).to(ranks.device)
-        # Before it is wrapped: DistributedDataParallel must know which weights learn.
-        self._optimiser = build_optimiser(config, module, self._network.words)
-        self._module = ranks.wrap(module, has_unused=len(data.guidelines) > 1)
+        self._tower = LearningTower(data.tower) if data.tower is not None and config.tower_rate else None
+        module = GuidelineLoss(self._network, data.labels, data.guidelines, tower=self._tower, bf16=config.bf16).to(
+            ranks.device
+        )
+        # Before wrapping: DistributedDataParallel must know which weights learn.
+        self._optimiser = build_optimiser(config, module, self._network.words, self._tower)
+        self._module = ranks.wrap(module, has_unused=len(data.guidelines) > 1 or self._tower is not None)
         self._average = WeightAverage(self._network.parameters(), config.average) if config.average else None
         self.resume_file = ResumeFile(config, module, self._optimiser, self._average)
         self.standing = Standing()
@@ -153,13 +159,27 @@ class _Training:
     def _valid_f1(self) -> float:
         data = self._data
         # `predict` works on the CPU.
-        predicted = predict(self._network.cpu(), data.labels, data.vocabulary, data.valid, data.features)
+        predicted = predict(self._network.cpu(), data.labels, data.vocabulary, data.valid, self._valid_features())
         self._network.to(self._ranks.device)
         gold = [spans_of(sentence.tags) for sentence in data.valid.sentences]
         return score(gold, [spans_of(tags) for tags in predicted])["overall"].f1
 
+    def _valid_features(self) -> ImageFeatures:
+        """The features of the validation set's pictures, as the tower sees them by now."""
+        if self._tower is None:
+            return self._data.features
+        files = self._data.features.files
+        names = [s.image_id for s in self._data.valid.sentences if s.image_id is not None and s.image_id in files]
+        seen = ImageFeatures()
+        for name in names:
+            pixels = torch.from_numpy(load_pixels(files[name])).unsqueeze(0).to(self._ranks.device)
+            seen.by_id[name] = self._tower.tower(pixels)[0].cpu()
+        return seen
+
     def _save(self) -> None:
         config, data = self._config, self._data
+        if self._tower is not None:
+            self._tower.write(learnt_weights(Path(config.out)))
         state = self._network.state_dict()
         checkpoint = Checkpoint(
             config=self._network.config,
@@ -167,7 +187,7 @@ class _Training:
             vocabulary=data.vocabulary,
             scheme=Scheme(config.scheme),
             tower=config.tower,
-            tower_digest=data.tower_digest,
+            tower_digest="" if data.tower is None else data.tower.digest,
             state={name: tensor.half() if config.half else tensor for name, tensor in state.items()},
             notes=_notes(config, data, self.standing),
         )

@@ -14,14 +14,14 @@ from model.embeddings import Embeddings, read_embeddings
 from model.features import FeatureFolder, ImageFeatures, compute_features
 from model.labels import LabelSet, split_tag
 from model.reporting import TrainingReport
-from model.tower import build_tower
+from model.tower import Tower, build_tower
 from model.training_config import TrainConfig
 from model.vocabulary import Vocabulary, forms
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingData:
-    """Everything that is read; `region_width` is the tower's, or 1 where the variant has none."""
+    """Everything that is read; there is no tower where the variant has no use for one."""
 
     corpora: tuple[tuple[Corpus, Dataset], ...]
     valid: Dataset
@@ -31,8 +31,12 @@ class TrainingData:
     vocabulary: Vocabulary
     embeddings: Embeddings | None
     features: ImageFeatures
-    tower_digest: str
-    region_width: int
+    tower: Tower | None
+
+    @property
+    def region_width(self) -> int:
+        """The width of the regions' features; 1 where there are none."""
+        return 1 if self.tower is None else self.tower.width
 
     def encoder(self, config: TrainConfig) -> Encoder:
         """What makes batches of the posts."""
@@ -42,6 +46,7 @@ class TrainingData:
             self.vocabulary,
             self.features,
             region_width=self.region_width,
+            pictures=self.features.files if config.tower_rate else None,
             rare=rare_words(self.vocabulary, self.posts, known),
             unknown_dropout=config.unknown_dropout,
             word_dropout=config.word_dropout,
@@ -70,7 +75,7 @@ def read_training_data(config: TrainConfig, report: TrainingReport) -> TrainingD
     for data in (*(data for _, data in corpora), valid):
         report.say(f"{data.name}: {len(data.sentences)} posts, {data.num_repairs} labels repaired")
     vocabulary, embeddings = _words(config, posts, valid, report)
-    features, tower_digest, width = _pictures(config, corpora, valid, report)
+    features, tower = _pictures(config, corpora, valid, report)
     return TrainingData(
         corpora=corpora,
         valid=valid,
@@ -80,8 +85,7 @@ def read_training_data(config: TrainConfig, report: TrainingReport) -> TrainingD
         vocabulary=vocabulary,
         embeddings=embeddings,
         features=features,
-        tower_digest=tower_digest,
-        region_width=width,
+        tower=tower,
     )
 
 
@@ -108,21 +112,17 @@ def _words(
 
 def _pictures(
     config: TrainConfig, corpora: tuple[tuple[Corpus, Dataset], ...], valid: Dataset, report: TrainingReport
-) -> tuple[ImageFeatures, str, int]:
+) -> tuple[ImageFeatures, Tower | None]:
     if config.variant == "blstm_crf":
-        return ImageFeatures(), "", 1
+        return ImageFeatures(), None
     tower = build_tower(config.tower, config.tower_weights)
     kept = None if config.features is None else FeatureFolder(Path(config.features), tower.digest)
     seen = ImageFeatures()
     with report.steps("looking at the pictures") as on_progress:
         for folder, image_ids in _folders(config, corpora, valid):
-            found = compute_features(image_ids, folder, tower, on_progress, kept)
-            seen.by_id |= found.by_id
-            seen.num_missing += found.num_missing
-            seen.num_broken += found.num_broken
-            seen.num_duplicated += found.num_duplicated
+            seen.add(compute_features(image_ids, folder, tower, on_progress, kept))
     report.say(seen)
-    return seen, tower.digest, tower.width
+    return seen, tower
 
 
 def _folders(

@@ -20,6 +20,8 @@ from model.corpora import Corpus
 from model.errors import CheckpointError, DataError
 from model.evaluate import evaluate_file
 from model.optimisation import WeightAverage, learning_rate
+from model.practice import write_practice_set
+from model.tower import build_tower, learnt_weights
 from model.train import TrainConfig, train
 
 POSTS = (
@@ -178,6 +180,32 @@ def test_average_of_weights() -> None:
     with average.in_place():
         assert float(weight.detach()) == pytest.approx(expected)
     assert float(weight.detach()) == 2
+
+
+def test_a_tower_that_learns(config: TrainConfig, tmp_path: Path) -> None:
+    """The tower's weights move, its BatchNorm statistics don't, and it is written beside the checkpoint."""
+    write_practice_set(tmp_path / "practice", num_train=4, num_valid=2)
+    config = replace(
+        config,
+        train=str(tmp_path / "practice" / "train.txt"),
+        valid=str(tmp_path / "practice" / "valid.txt"),
+        images=str(tmp_path / "practice" / "images"),
+        variant="attention",
+        tower="efficientnet_lite0",
+        tower_rate=0.1,
+        modality_dropout=0,
+        max_epochs=1,
+    )
+    train(config)
+    before, after = build_tower(config.tower), build_tower(config.tower, learnt_weights(Path(config.out)))
+    assert load(Path(config.out))[0].tower_digest == after.digest != before.digest
+    moved = {
+        name
+        for name, tensor in before.network.state_dict().items()
+        if not torch.equal(tensor, after.network.state_dict()[name])
+    }
+    assert "conv_stem.weight" in moved
+    assert not any("running" in name for name in moved)
 
 
 @pytest.mark.parametrize(
