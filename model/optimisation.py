@@ -9,8 +9,10 @@ from torch import Tensor, nn
 from model.training_config import TrainConfig
 
 
-def learning_rate(config: TrainConfig, epoch: int) -> float:
-    """η_t = η₀ / (1 + ρ·t), t the epoch from 0; not compounded."""
+def learning_rate(config: TrainConfig, epoch: float) -> float:
+    """η_t = η₀ / (1 + ρ·t), t the epoch from 0, not compounded; or η₀ · (1 - t / max_epochs), linearly."""
+    if config.schedule == "linear":
+        return config.learning_rate * (1 - epoch / config.max_epochs)
     return config.learning_rate / (1 + config.decay * epoch)
 
 

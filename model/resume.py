@@ -49,8 +49,9 @@ class ResumeFile:
     ) -> None:
         out = Path(config.out)
         self.path = out.with_name(f"{out.stem}.resume.safetensors")
-        # How long to train, and where to report, may change on the way.
-        free = replace(config, max_epochs=1, patience=1, log=None)
+        # How long to train, and where to report, may change on the way, unless the rate hangs on it.
+        max_epochs = config.max_epochs if config.schedule == "linear" else 1
+        free = replace(config, max_epochs=max_epochs, patience=1, log=None)
         self._config = json.dumps(asdict(free), sort_keys=True)
         self._module = module
         self._optimiser = optimiser

@@ -78,6 +78,8 @@ def build_network(config: TrainConfig, data: TrainingData) -> NameTagger:
     tagger = TaggerConfig(
         variant=config.variant,  # type: ignore[arg-type]  # it checks itself
         word_size=config.word_size,
+        char_embedding=config.char_embedding,
+        char_hidden=config.char_hidden,
         hidden=config.hidden,
         dropout=config.dropout,
         image_state=config.image_state,  # type: ignore[arg-type]  # likewise

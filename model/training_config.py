@@ -9,6 +9,7 @@ from model.corpora import Corpus
 from model.errors import DataError
 
 Optimiser = Literal["sgd", "adamw"]
+Schedule = Literal["hyperbolic", "linear"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +41,8 @@ class TrainConfig:
     """The tower's share of the learning rate, 0.01 to 0.1; at 0 it is frozen, its features computed once."""
     hidden: int = 300
     word_size: int = 100
+    char_embedding: int = 50
+    char_hidden: int = 50
     image_state: str = "both"
     dropout: float = 0.5
     modality_dropout: float = 0.1
@@ -54,6 +57,8 @@ class TrainConfig:
     optimiser: Optimiser = "sgd"
     learning_rate: float = 0.03
     decay: float = 0.01
+    schedule: Schedule = "hyperbolic"
+    """How the rate falls: `hyperbolic` is the paper's, by `decay`; `linear` falls to nothing at `max_epochs`."""
     momentum: float = 0.9
     weight_decay: float = 0.0
     clip: float = 5.0
@@ -69,8 +74,9 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if not self.train:
             raise DataError("train names no corpus")
-        if self.optimiser not in get_args(Optimiser):
-            raise DataError(f"optimiser must be {' or '.join(get_args(Optimiser))}, not {self.optimiser!r}")
+        for name, known in (("optimiser", get_args(Optimiser)), ("schedule", get_args(Schedule))):
+            if getattr(self, name) not in known:
+                raise DataError(f"{name} must be {' or '.join(known)}, not {getattr(self, name)!r}")
         for name in ("batch_size", "max_epochs", "patience"):
             if getattr(self, name) < 1:
                 raise DataError(f"{name} must be at least 1, not {getattr(self, name)}")

@@ -65,6 +65,12 @@ def test_learning_rate_is_not_compounded(config: TrainConfig) -> None:
     assert learning_rate(config, 100) == pytest.approx(0.015)
 
 
+def test_linear_schedule(config: TrainConfig) -> None:
+    """A linear schedule ends at nothing when the last epoch does."""
+    config = replace(config, schedule="linear", max_epochs=10)
+    assert [learning_rate(config, epoch) for epoch in (0, 5, 10)] == pytest.approx([0.03, 0.015, 0])
+
+
 @pytest.mark.parametrize("change", [{}, {"average": 0.9}, {"optimiser": "adamw", "learning_rate": 0.01}])
 def test_resuming_is_exact(
     config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, object]
