@@ -183,10 +183,11 @@ class _Training:
         if self._tower is not None:
             self._tower.write(learnt_weights(Path(config.out)))
         state = self._network.state_dict()
+        vocabulary, state["words.weight"] = data.with_frequent_words(state["words.weight"])
         checkpoint = Checkpoint(
             config=self._network.config,
             labels=data.labels,
-            vocabulary=data.vocabulary,
+            vocabulary=vocabulary,
             scheme=Scheme(config.scheme),
             tower=config.tower,
             tower_digest="" if data.tower is None else data.tower.digest,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from model.batching import Encoder, Post, rare_words
 from model.corpora import Corpus
@@ -64,6 +64,18 @@ class TrainingData:
                 if word in self.embeddings.vectors:
                     words.weight[number] = self.embeddings.vectors[word]
 
+    def with_frequent_words(self, weight: Tensor) -> tuple[Vocabulary, Tensor]:
+        """The vocabulary and its vectors (V, E), with the embeddings' frequent words that no post holds.
+
+        They join when the checkpoint is written: in training they would only cost time.
+        """
+        vectors = {} if self.embeddings is None else self.embeddings.vectors
+        others = sorted(set(vectors).difference(self.vocabulary.words))
+        if not others:
+            return self.vocabulary, weight
+        words = Vocabulary(words=(*self.vocabulary.words, *others), characters=self.vocabulary.characters)
+        return words, torch.cat([weight, torch.stack([vectors[word] for word in others]).to(weight)])
+
 
 def read_training_data(config: TrainConfig, report: TrainingReport) -> TrainingData:
     """Read what `config` names, and say what was found. Raises `DataError` or `CheckpointError`."""
@@ -107,7 +119,7 @@ def _words(
         Path(config.embeddings), wanted, size=config.word_size, num_frequent=config.frequent_words
     )
     report.say(embeddings.coverage(tokens))
-    return Vocabulary.of(trained, embeddings.vectors), embeddings
+    return Vocabulary.of(trained, wanted.intersection(embeddings.vectors)), embeddings
 
 
 def _pictures(

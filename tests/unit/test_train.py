@@ -174,6 +174,17 @@ def test_frozen_words(config: TrainConfig) -> None:
     assert torch.equal(early["words.weight"], late["words.weight"])
 
 
+def test_frequent_words_join_at_the_end(config: TrainConfig, tmp_path: Path) -> None:
+    """A frequent word that no post holds is in the checkpoint, with its very vector."""
+    vectors = "".join(f"{word} {' '.join([str(number)] * 8)}\n" for number, word in enumerate(("the", "rome", "rare")))
+    (tmp_path / "glove.txt").write_text(vectors, encoding="utf-8")
+    train(replace(config, embeddings=str(tmp_path / "glove.txt"), frequent_words=1, max_epochs=1))
+    checkpoint, _ = load(Path(config.out))
+    assert "rare" not in checkpoint.vocabulary.words
+    assert checkpoint.build().words.weight[checkpoint.vocabulary.word("The")].tolist() == [0] * 8
+    assert checkpoint.vocabulary.word("the") > checkpoint.vocabulary.word("Rome")
+
+
 def test_average_of_weights() -> None:
     """The average follows the weights, stands in for them for a while, and gives them back."""
     weight = torch.nn.Parameter(torch.zeros(1))
