@@ -44,13 +44,15 @@ class Corpus:
     """A file to train on, who made it, and the folder of its pictures.
 
     `format` is one of conll, wnut17, btc and tweebank. Corpora of one `guideline` (the format, where it
-    isn't said) share their output weights. Raises `DataError` on an unknown format.
+    isn't said) share their output weights. Its posts are seen `repeat` times an epoch. Raises `DataError` on an
+    unknown format.
     """
 
     path: str
     format: str = "conll"
     images: str | None = None
     guideline: str = ""
+    repeat: int = 1
 
     def __post_init__(self) -> None:
         if self.format not in _READERS:
@@ -63,7 +65,7 @@ class Corpus:
         """The corpus of a table of the trainer's TOML file. Raises `DataError` on what it can't hold."""
         unknown = set(table) - {field.name for field in fields(cls)}
         if unknown or "path" not in table:
-            raise DataError(f"a corpus has path, format, images and guideline, not {', '.join(table) or 'nothing'}")
+            raise DataError(f"a corpus has path, format, images, guideline and repeat, not {', '.join(table) or 'nothing'}")
         return cls(**table)
 
     def read(self) -> Dataset:

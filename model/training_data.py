@@ -82,7 +82,9 @@ def read_training_data(config: TrainConfig, report: TrainingReport) -> TrainingD
     corpora = tuple((corpus, corpus.read()) for corpus in config.corpora)
     valid = config.valid_corpus.read()
     posts = tuple(
-        Post(sentence=sentence, guideline=corpus.guideline) for corpus, data in corpora for sentence in data.sentences
+        Post(sentence=sentence, guideline=corpus.guideline)
+        for corpus, data in corpora
+        for sentence in data.sentences * corpus.repeat
     )
     for data in (*(data for _, data in corpora), valid):
         report.say(f"{data.name}: {len(data.sentences)} posts, {data.num_repairs} labels repaired")

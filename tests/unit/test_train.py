@@ -233,7 +233,7 @@ def test_a_tower_that_learns(config: TrainConfig, tmp_path: Path) -> None:
         ("average = 1.5", r"average must be in \[0, 1\], not 1.5"),
         ("learning_rate = 0", "learning_rate must be above 0"),
         ("colour = 'red'", "colour"),
-        ("[[train]]\nfile = 'x'", "a corpus has path, format, images and guideline, not file"),
+        ("[[train]]\nfile = 'x'", "a corpus has path, format, images, guideline and repeat, not file"),
         ("[[train]]\npath = 'x'\nformat = 'y'", "no corpus has the format 'y'; there are conll"),
     ],
 )
