@@ -121,7 +121,9 @@ def rare_words(vocabulary: Vocabulary, posts: Sequence[Post], known: Collection[
 
     Nothing but these teach the network what an unknown word is.
     """
-    counts = Counter(vocabulary.word(token) for post in posts for token in post.sentence.tokens)
+    # A corpus that is repeated doesn't make its words less rare.
+    sentences = dict.fromkeys(post.sentence for post in posts)
+    counts = Counter(vocabulary.word(token) for sentence in sentences for token in sentence.tokens)
     rare = torch.zeros(vocabulary.num_words, dtype=torch.bool)
     for number, word in enumerate(vocabulary.words, start=2):
         rare[number] = counts[number] == 1 and word not in known

@@ -65,7 +65,9 @@ class Corpus:
         """The corpus of a table of the trainer's TOML file. Raises `DataError` on what it can't hold."""
         unknown = set(table) - {field.name for field in fields(cls)}
         if unknown or "path" not in table:
-            raise DataError(f"a corpus has path, format, images, guideline and repeat, not {', '.join(table) or 'nothing'}")
+            raise DataError(
+                f"a corpus has path, format, images, guideline and repeat, not {', '.join(table) or 'nothing'}"
+            )
         return cls(**table)
 
     def read(self) -> Dataset:

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from model.batching import LabelledBatch
 from model.crf import LinearChainCRF
-from model.finetuning import LearningTower
 from model.labels import LabelSet, allowed, allowed_starts
 from model.tagger import Batch, NameTagger
+from model.tower import LearningTower
 
 
 class GuidelineLoss(nn.Module):

@@ -79,6 +79,28 @@ class Tower(nn.Module):
         return super().train(False)
 
 
+class LearningTower(nn.Module):
+    """`tower` with gradients; the statistics of its BatchNorm layers stay as they are, and so does its mode."""
+
+    def __init__(self, tower: Tower) -> None:
+        super().__init__()
+        self.tower = tower
+        tower.network.requires_grad_(True)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Features (B, R, D) in fp32 of pixels (B, 3, 224, 224) in uint8."""
+        maps: Tensor = self.tower.network((pixels.to(self.tower.mean) - self.tower.mean) / self.tower.std)
+        return maps.flatten(2).transpose(1, 2)
+
+    def write(self, path: Path) -> None:
+        """Write the weights for `build_tower`, and renew the tower's digest."""
+        state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.tower.network.state_dict().items()}
+        temporary = path.with_name(f".{path.name}")
+        safetensors.torch.save_file(state, temporary)
+        temporary.replace(path)
+        self.tower.renew_digest()
+
+
 def build_tower(name: str, weights: str | Path | None = "default") -> Tower:
     """The tower `name`, with `weights`: `default`, a file of a state dict, or None for random ones.
 

@@ -13,7 +13,6 @@ from model.checkpoint import Checkpoint, save
 from model.distributed import Ranks, joined_ranks
 from model.evaluate import predict, score
 from model.features import ImageFeatures, load_pixels
-from model.finetuning import LearningTower
 from model.guidelines import GuidelineLoss
 from model.labels import spans_of
 from model.optimisation import WeightAverage, build_optimiser, learning_rate, set_learning_rate
@@ -21,7 +20,7 @@ from model.reporting import TrainingReport
 from model.resume import ResumeFile, Standing, seed_epoch
 from model.tagger import NameTagger, TaggerConfig
 from model.tokenizer import Scheme
-from model.tower import learnt_weights
+from model.tower import LearningTower, learnt_weights
 from model.training_config import TrainConfig
 from model.training_data import TrainingData, read_training_data
 
