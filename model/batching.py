@@ -22,28 +22,36 @@ from model.vocabulary import UNKNOWN, Vocabulary
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Post:
-    """A labelled post, and the guideline by which it was labelled."""
+    """A labelled post, the guideline by which it was labelled, and the types that its O may mean as well."""
 
     sentence: Sentence
     guideline: str
+    open_types: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelledBatch:
     """Encoded posts of one guideline, with their tags (B, T).
 
+    `possible` (B, T, K) is there where some tags are open: it says which ones a token may have.
     `pixels` (N, 3, 224, 224) in uint8 are there where the tower learns: those of the N posts with a picture.
     """
 
     batch: Batch
     tags: Tensor
     guideline: str
+    possible: Tensor | None = None
     pixels: Tensor | None = None
 
     def to(self, device: torch.device) -> "LabelledBatch":
         """The same on `device`."""
-        pixels = None if self.pixels is None else self.pixels.to(device)
-        return replace(self, batch=self.batch.to(device), tags=self.tags.to(device), pixels=pixels)
+        return replace(
+            self,
+            batch=self.batch.to(device),
+            tags=self.tags.to(device),
+            possible=None if self.possible is None else self.possible.to(device),
+            pixels=None if self.pixels is None else self.pixels.to(device),
+        )
 
 
 def make_batches(posts: Sequence[Post], size: int, chance: random.Random) -> list[list[Post]]:
@@ -108,7 +116,24 @@ class Encoder:
         seen = batch.has_image & (torch.rand(len(sentences)) >= self._modality_dropout)
         dropped = replace(batch, words=batch.words.masked_fill(forgotten, UNKNOWN), has_image=seen)
         pixels = self._pixels([s.image_id for s, kept in zip(sentences, seen.tolist(), strict=True) if kept])
-        return LabelledBatch(batch=dropped, tags=tags, guideline=posts[0].guideline, pixels=pixels)
+        return LabelledBatch(
+            batch=dropped,
+            tags=tags,
+            guideline=posts[0].guideline,
+            possible=self._possible(posts, tags),
+            pixels=pixels,
+        )
+
+    def _possible(self, posts: Sequence[Post], tags: Tensor) -> Tensor | None:
+        if not any(post.open_types for post in posts):
+            return None
+        possible = torch.nn.functional.one_hot(tags, len(self._tags)).bool()
+        outside = possible[:, :, :1]
+        for row, post in enumerate(posts):
+            names = (f"{prefix}-{type_}" for type_ in post.open_types for prefix in "BI")
+            numbers = [self._tags[name] for name in names if name in self._tags]
+            possible[row, :, numbers] |= outside[row]
+        return possible
 
     def _pixels(self, image_ids: Sequence[str | None]) -> Tensor | None:
         if self._pictures is None or not image_ids:

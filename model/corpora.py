@@ -9,12 +9,12 @@
 |               |             | location                   | LOC    |
 |               |             | corporation, group         | ORG    |
 |               |             | product, creative-work     | MISC   |
-| Broad Twitter | `btc`       | PER, LOC, ORG              | the same; it doesn't label MISC |
+| Broad Twitter | `btc`       | PER, LOC, ORG              | the same; MISC stays open |
 | Tweebank-NER  | `tweebank`  | PER, LOC, ORG, MISC        | the same |
 
-The corpora disagree in more than names: WNUT-17's groups hold bands, which Tweebank-NER calls MISC now and
-then, and what Broad Twitter leaves unlabelled may well be a name of type MISC. `guideline` says whose rules
-a corpus follows; the trainer gives each guideline output weights of its own (`model/train.py`).
+What Broad Twitter leaves unlabelled may well be a name of type MISC, so that the trainer doesn't hold it
+for none: it sums over both readings (`model/guidelines.py`). Where corpora contradict one another in
+more than that, `guideline` says whose rules each follows, and each guideline gets output weights of its own.
 """
 
 import hashlib
@@ -38,6 +38,8 @@ WNUT17_RENAME: Mapping[str, str] = MappingProxyType({
     "creative-work": "MISC",
 })  # fmt: skip
 
+_OPEN_TYPES: Mapping[str, tuple[str, ...]] = MappingProxyType({"btc": ("MISC",)})
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Corpus:
@@ -59,6 +61,11 @@ class Corpus:
             raise DataError(f"no corpus has the format {self.format!r}; there are {', '.join(_READERS)}")
         if not self.guideline:
             object.__setattr__(self, "guideline", self.format)
+
+    @property
+    def open_types(self) -> tuple[str, ...]:
+        """The types that it doesn't label, so that its O may mean one of them."""
+        return _OPEN_TYPES.get(self.format, ())
 
     @classmethod
     def from_table(cls, table: Mapping[str, Any]) -> Self:

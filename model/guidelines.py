@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from model.batching import LabelledBatch
-from model.crf import LinearChainCRF
+from model.crf import ILLEGAL, LinearChainCRF
 from model.labels import LabelSet, allowed, allowed_starts
 from model.tagger import Batch, NameTagger
 from model.tower import LearningTower
@@ -53,6 +53,8 @@ class GuidelineLoss(nn.Module):
             emissions = emit(self.network.read(self._looked_at(labelled))[0])  # (B, T, K)
         # Outside of autocast: in half precision a fifth of the paths would change.
         losses: Tensor = crf.negative_log_likelihood(emissions, labelled.tags, batch.mask)
+        if labelled.possible is not None:
+            losses = losses - _freedom(crf, emissions, labelled)
         return losses
 
     def _looked_at(self, labelled: LabelledBatch) -> Batch:
@@ -68,3 +70,14 @@ class GuidelineLoss(nn.Module):
         crf = self.network.crf if number == 0 else self.crfs[number - 1]
         assert isinstance(emit, nn.Linear) and isinstance(crf, LinearChainCRF)
         return emit, crf
+
+
+def _freedom(crf: LinearChainCRF, emissions: Tensor, labelled: LabelledBatch) -> Tensor:
+    """How much likelier the labels (B,) are when they may be read in every possible way, in log space.
+
+    The negative log-likelihood of a path in the distribution over the possible paths alone is log Σ - score.
+    """
+    assert labelled.possible is not None
+    confined = emissions.float().masked_fill(~labelled.possible, ILLEGAL)
+    freedom: Tensor = crf.negative_log_likelihood(confined, labelled.tags, labelled.batch.mask)
+    return freedom

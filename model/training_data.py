@@ -82,7 +82,7 @@ def read_training_data(config: TrainConfig, report: TrainingReport) -> TrainingD
     corpora = tuple((corpus, corpus.read()) for corpus in config.corpora)
     valid = config.valid_corpus.read()
     posts = tuple(
-        Post(sentence=sentence, guideline=corpus.guideline)
+        Post(sentence=sentence, guideline=corpus.guideline, open_types=corpus.open_types)
         for corpus, data in corpora
         for sentence in data.sentences * corpus.repeat
     )
