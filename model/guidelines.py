@@ -1,8 +1,9 @@
-"""One network, and output weights for each annotation guideline.
+"""The loss of corpora that don't label alike: output weights by guideline, and open types.
 
-Corpora disagree on what a name is: an account (`@user`) is a person in one and no name in another, and one
-doesn't label MISC at all. Read by one network but scored by weights of its own, each teaches
-the others what it knows of the language without its rules. The checkpoint keeps those of the first.
+Corpora disagree on what a name is. Read by one network but scored by weights of its own, each guideline
+teaches the others what it knows of the language without its rules; the checkpoint keeps the weights of the
+first. A type that a corpus doesn't label at all is left open: its O is read in every possible way, and the
+likelihood is their sum (partial labels, Tsuboi et al., 2008).
 
 B posts, T tokens, K tags.
 """

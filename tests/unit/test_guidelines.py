@@ -52,8 +52,8 @@ def test_open_types(loss: GuidelineLoss) -> None:
             sentence = Sentence(SENTENCE.tokens, tags, tags, None)
             total = total + (-loss(encoder.encode([Post(sentence=sentence, guideline="a")]))).exp().squeeze()
     found = loss(encoder.encode([Post(sentence=SENTENCE, guideline="a", open_types=("MISC",))]))
-    assert float(found) == pytest.approx(float(-total.log()), abs=1e-4)
-    assert float(found) < float(loss(encoder.encode([Post(sentence=SENTENCE, guideline="a")])))
+    assert found.item() == pytest.approx(-total.log().item(), abs=1e-4)
+    assert found.item() < loss(encoder.encode([Post(sentence=SENTENCE, guideline="a")])).item()
 
 
 def test_each_guideline_has_its_own_outputs(loss: GuidelineLoss) -> None:
