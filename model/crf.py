@@ -1,4 +1,4 @@
-"""A linear-chain CRF with hard constraints, in fp32 always (Lafferty et al., 2001).
+"""A linear-chain CRF with hard constraints, never in less than fp32 (Lafferty et al., 2001).
 
 B posts, T tokens, K tags. Scores of a path y: start[y_1] + Σ emission_t[y_t] + Σ transition[y_t-1, y_t]
 + end[y_T]. An illegal start or transition has the score -1e4: small enough that no path takes it, and
@@ -11,6 +11,9 @@ import torch
 from torch import Tensor, nn
 
 ILLEGAL = -1e4
+
+TagSpan = tuple[int, int, int, int | None]
+"""A span over tags: start, end (excluded), the number of its B tag and of its I tag."""
 
 
 class LinearChainCRF(nn.Module):
@@ -56,28 +59,37 @@ class LinearChainCRF(nn.Module):
         return [tags[:length] for tags, length in zip(paths, lengths, strict=True)]
 
     @torch.no_grad()
-    def span_marginals(
-        self,
-        emissions: Tensor,
-        spans: Sequence[tuple[int, int, int, int | None]],
-        temperature: float = 1.0,
-    ) -> list[float]:
-        """The probability of each span (start, end, B tag, I tag) of one post with emissions (T, K).
+    def span_marginals(self, emissions: Tensor, spans: Sequence[TagSpan], temperature: float = 1.0) -> list[float]:
+        """The probability of each span of one post with emissions (T, K).
 
         A span's probability is that of all paths with B at `start`, I up to `end`, and no I at `end`:
         constrained forward-backward, exact. All scores are divided by `temperature` first.
         """
         if not spans:
             return []
-        emissions = self._full(emissions) / temperature
+        mask = torch.ones(1, len(emissions), dtype=torch.bool, device=emissions.device)
+        return self.batch_span_marginals(emissions.unsqueeze(0), mask, [spans], temperature)[0]
+
+    @torch.no_grad()
+    def batch_span_marginals(
+        self, emissions: Tensor, mask: Tensor, spans: Sequence[Sequence[TagSpan]], temperature: float = 1.0
+    ) -> list[list[float]]:
+        """`span_marginals` of many posts at once: emissions (B, T, K), mask (B, T), the spans of each post."""
+        asked = [(row, *span) for row, of_post in enumerate(spans) for span in of_post]
+        if not asked:
+            return [[] for _ in spans]
+        # In double: a span's inner scores are a difference of two running sums.
+        emissions = emissions.double() / temperature
         start, transition = self._constrained(emissions)
         start = torch.where(self.start_illegal, start, start / temperature)
         transition = torch.where(self.transition_illegal, transition, transition / temperature)
         end = self.end.to(emissions) / temperature
-        forward, backward = _forward(emissions, start, transition), _backward(emissions, transition, end)
-        log_z = (forward[-1] + end).logsumexp(0)
-        inside = torch.stack([_inside(emissions, transition, forward, backward, span) for span in spans])
-        return [float(value) for value in (inside - log_z).exp().clamp(0, 1)]
+        forward = _forward(emissions, mask, start, transition)
+        log_z = (forward[:, -1] + end).logsumexp(1)
+        inside = _inside(emissions, mask, transition, forward, _backward(emissions, mask, transition, end), asked)
+        rows = torch.tensor([row for row, *_ in asked], device=emissions.device)
+        told = iter((inside - log_z[rows]).exp().clamp(0, 1).tolist())
+        return [[next(told) for _ in of_post] for of_post in spans]
 
     def _full(self, emissions: Tensor) -> Tensor:
         # Half precision changes a fifth of the paths; double is for tests against enumeration.
@@ -106,37 +118,51 @@ class LinearChainCRF(nn.Module):
         return start[tags[:, 0]] + emitted + moved + self.end.to(emissions)[last]
 
 
-def _forward(emissions: Tensor, start: Tensor, transition: Tensor) -> list[Tensor]:
-    scores = [start + emissions[0]]
-    for emission in emissions[1:]:
-        scores.append((scores[-1].unsqueeze(1) + transition).logsumexp(0) + emission)
-    return scores
+def _forward(emissions: Tensor, mask: Tensor, start: Tensor, transition: Tensor) -> Tensor:
+    """Log-sums (B, T, K) of all beginnings that end in a tag, its emission included."""
+    scores = [start + emissions[:, 0]]
+    for step in range(1, emissions.shape[1]):
+        following = (scores[-1].unsqueeze(2) + transition).logsumexp(1) + emissions[:, step]
+        scores.append(torch.where(mask[:, step].unsqueeze(1), following, scores[-1]))
+    return torch.stack(scores, dim=1)
 
 
-def _backward(emissions: Tensor, transition: Tensor, end: Tensor) -> list[Tensor]:
-    scores = [end]
-    for emission in emissions.flip(0)[:-1]:
-        scores.append((transition + emission + scores[-1]).logsumexp(1))
-    return scores[::-1]
+def _backward(emissions: Tensor, mask: Tensor, transition: Tensor, end: Tensor) -> Tensor:
+    """Log-sums (B, T, K) of all ways on from a tag, its emission excluded."""
+    scores = [end.expand_as(emissions[:, 0])]
+    for step in range(emissions.shape[1] - 1, 0, -1):
+        onward = (emissions[:, step] + scores[-1]).unsqueeze(1)
+        following = (transition + onward).logsumexp(2)
+        scores.append(torch.where(mask[:, step].unsqueeze(1), following, end))
+    return torch.stack(scores[::-1], dim=1)
 
 
 def _inside(
     emissions: Tensor,
+    mask: Tensor,
     transition: Tensor,
-    forward: list[Tensor],
-    backward: list[Tensor],
-    span: tuple[int, int, int, int | None],
+    forward: Tensor,
+    backward: Tensor,
+    asked: Sequence[tuple[int, int, int, int, int | None]],
 ) -> Tensor:
-    start, end, begin, inner = span
-    score, tag = forward[start][begin], begin
-    for step in range(start + 1, end):
-        if inner is None:
-            raise ValueError("a span of several tokens needs a tag for the inner ones")
-        score = score + transition[tag, inner] + emissions[step, inner]
-        tag = inner
-    if end == len(emissions):
-        return score + backward[-1][tag]
-    onward = transition[tag] + emissions[end] + backward[end]
-    if inner is not None:
-        onward = onward.masked_fill(torch.arange(len(onward), device=onward.device) == inner, ILLEGAL * 10)
-    return score + onward.logsumexp(0)
+    """Log-sums (S,) of all paths with each span (row, start, end, B tag, I tag)."""
+    if any(inner is None and end - start > 1 for _, start, end, _, inner in asked):
+        raise ValueError("a span of several tokens needs a tag for the inner ones")
+    table = [[-1 if number is None else number for number in span] for span in asked]
+    row, start, end, begin, inner = torch.tensor(table, device=emissions.device).unbind(1)
+    running = emissions.cumsum(1)
+    inner_sum = (
+        transition[begin, inner]
+        + (end - start - 2) * transition[inner, inner]
+        + running[row, end - 1, inner]
+        - running[row, start, inner]
+    )
+    several = end - start > 1
+    score = forward[row, start, begin] + torch.where(several, inner_sum, 0.0)
+    last = torch.where(several, inner, begin)
+    # Where a span ends with its post there is no next token, and the backward sum is the end score.
+    following = end.clamp(max=emissions.shape[1] - 1)
+    onward = transition[last] + emissions[row, following] + backward[row, following]  # (S, K)
+    tags = torch.arange(onward.shape[1], device=onward.device)
+    onward = onward.masked_fill(tags == inner.unsqueeze(1), ILLEGAL * 10).logsumexp(1)
+    return score + torch.where(end == mask.sum(dim=1)[row], backward[row, end - 1, last], onward)

@@ -1,9 +1,12 @@
 """The CRF against plain enumeration, and against pytorch-crf where both can do the same."""
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from model.crf import LinearChainCRF
@@ -77,23 +80,91 @@ def test_span_marginals_equal_enumeration(crf: LinearChainCRF, temperature: floa
             assert abs(told - expected) < 1e-9
 
 
-def test_loss_and_path_equal_pytorch_crf() -> None:
-    """Without constraints, loss and paths are those of pytorch-crf."""
+def test_marginals_of_a_batch_are_those_of_each_post(crf: LinearChainCRF) -> None:
+    """Posts of several lengths, one without a span among them: padding changes no probability."""
+    lengths = [6, 1, 3, 5]
+    emissions = torch.randn(4, 6, NUM_TAGS, dtype=torch.float64)
+    mask = torch.arange(6).unsqueeze(0) < torch.tensor(lengths).unsqueeze(1)
+    begin, inner = LABELS.index("B-LOC"), LABELS.index("I-LOC")
+    spans = [[(0, 2, begin, inner), (4, 6, begin, inner)], [(0, 1, begin, inner)], [], [(1, 5, begin, inner)]]
+    told = crf.batch_span_marginals(emissions, mask, spans, 1.3)
+    for row, length in enumerate(lengths):
+        alone = crf.span_marginals(emissions[row, :length], spans[row], 1.3)
+        assert told[row] == pytest.approx(alone, abs=1e-12)
+
+
+def test_marginals_of_padding_alone_are_none(crf: LinearChainCRF) -> None:
+    """Nothing asked, nothing told; a span of two tokens can't go without an inner tag."""
+    emissions = torch.randn(2, 3, NUM_TAGS, dtype=torch.float64)
+    assert crf.batch_span_marginals(emissions, torch.ones(2, 3, dtype=torch.bool), [[], []]) == [[], []]
+    with pytest.raises(ValueError, match="inner"):
+        crf.span_marginals(emissions[0], [(0, 2, LABELS.index("B-PER"), None)])
+
+
+def free_pair() -> tuple[LinearChainCRF, Any]:
+    """Our CRF without constraints, in double, and pytorch-crf's with the same scores."""
     torchcrf = pytest.importorskip("torchcrf")
     torch.manual_seed(1)
-    free = [[True] * NUM_TAGS] * NUM_TAGS
-    ours = LinearChainCRF(free, [True] * NUM_TAGS)
-    theirs = torchcrf.CRF(NUM_TAGS, batch_first=True)
+    ours = LinearChainCRF([[True] * NUM_TAGS] * NUM_TAGS, [True] * NUM_TAGS).double()
+    theirs = torchcrf.CRF(NUM_TAGS, batch_first=True).double()
     with torch.no_grad():
+        for parameter in ours.parameters():
+            parameter.normal_()
         theirs.start_transitions.copy_(ours.start)
         theirs.transitions.copy_(ours.transition)
         theirs.end_transitions.copy_(ours.end)
-    emissions = torch.randn(16, 11, NUM_TAGS)
+    return ours, theirs
+
+
+def test_loss_and_path_equal_pytorch_crf() -> None:
+    """Without constraints, loss and paths are those of pytorch-crf."""
+    ours, theirs = free_pair()
+    emissions = torch.randn(16, 11, NUM_TAGS, dtype=torch.float64)
     tags = torch.randint(NUM_TAGS, (16, 11))
     mask = torch.arange(11).unsqueeze(0) < torch.randint(1, 12, (16, 1))
     loss = ours.negative_log_likelihood(emissions, tags, mask)
-    assert torch.allclose(loss, -theirs(emissions, tags, mask, reduction="none"), atol=1e-4)
+    assert torch.allclose(loss, -theirs(emissions, tags, mask, reduction="none"), atol=1e-9, rtol=0)
     assert ours.decode(emissions, mask) == theirs.decode(emissions, mask)
+
+
+def test_span_marginals_equal_pytorch_crf() -> None:
+    """The probability of a span is the sum of those that pytorch-crf gives to the paths that hold it."""
+    ours, theirs = free_pair()
+    length = 4
+    emissions = torch.randn(length, NUM_TAGS, dtype=torch.float64)
+    paths = torch.tensor(all_paths(length))
+    weights = theirs(emissions.expand(len(paths), -1, -1), paths, reduction="none").exp()
+    begin, inner = LABELS.index("B-PER"), LABELS.index("I-PER")
+    for start, end in itertools.combinations(range(length + 1), 2):
+        holds = paths[:, start] == begin
+        for step in range(start + 1, end):
+            holds &= paths[:, step] == inner
+        if end < length:
+            holds &= paths[:, end] != inner
+        (told,) = ours.span_marginals(emissions, [(start, end, begin, inner)])
+        assert abs(told - float(weights[holds].sum())) < 1e-9
+
+
+@settings(deadline=None, max_examples=150)
+@given(data=st.data())
+def test_no_illegal_transition_ever(data: st.DataObject) -> None:
+    """Whatever the types, the learned scores, the emissions and the lengths: every path is strict IOB2."""
+    labels = LabelSet.of_types(data.draw(st.lists(st.sampled_from("PQRST"), min_size=1, max_size=4, unique=True)))
+    moves, starts = allowed(labels), allowed_starts(labels)
+    crf = LinearChainCRF(moves, starts)
+    torch.manual_seed(data.draw(st.integers(0, 2**32 - 1)))
+    scale = data.draw(st.sampled_from([0.0, 1.0, 30.0, 400.0]))
+    with torch.no_grad():
+        for parameter in crf.parameters():
+            parameter.copy_(torch.randn_like(parameter) * data.draw(st.sampled_from([0.0, 1.0, 30.0])))
+    lengths = data.draw(st.lists(st.integers(1, 9), min_size=1, max_size=5))
+    emissions = torch.randn(len(lengths), max(lengths), len(labels)) * scale
+    mask = torch.arange(max(lengths)).unsqueeze(0) < torch.tensor(lengths).unsqueeze(1)
+    paths = crf.decode(emissions, mask)
+    assert [len(path) for path in paths] == lengths
+    for path in paths:
+        assert starts[path[0]]
+        assert all(moves[before][after] for before, after in itertools.pairwise(path))
 
 
 def test_no_illegal_path_whatever_the_emissions() -> None:
