@@ -5,13 +5,17 @@ Loading never unpickles. A file that is cut short, altered, foreign or of a newe
 
 import hashlib
 import json
+import math
 import os
+import platform
 from dataclasses import asdict, dataclass, field
+from importlib import metadata as installed
 from pathlib import Path
 from typing import Any
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor
 
 from model.errors import CheckpointError
@@ -28,9 +32,19 @@ safetensors writes its metadata in an order that changes from run to run."""
 WHAT_TO_DO = "name a checkpoint that `nametag train` made, or copy it again"
 
 
+def versions() -> dict[str, str]:
+    """The versions of what makes a checkpoint here."""
+    packages = ("nametag", "torch", "torchvision", "timm", "numpy", "safetensors")
+    return {"python": platform.python_version(), **{package: installed.version(package) for package in packages}}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """What a checkpoint holds. `notes` tells people how it was made: data digests, seeds, scores."""
+    """What a checkpoint holds. `notes` tells people how it was made: data digests, seeds, scores.
+
+    Of what a trainer notes, these names are read elsewhere: `mentions` (of `model.mentions`), and
+    `calibration` (of `model.calibration`). `versions` are those of the training; empty in old files.
+    """
 
     config: TaggerConfig
     labels: LabelSet
@@ -41,6 +55,11 @@ class Checkpoint:
     state: dict[str, Tensor]
     temperature: float = 1.0
     notes: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=versions)
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.temperature) and self.temperature > 0):
+            raise ValueError(f"temperature must be a number above 0, not {self.temperature}")
 
     def build(self) -> NameTagger:
         """The network with its weights, in evaluation mode."""
@@ -53,8 +72,8 @@ class Checkpoint:
         return network.eval()
 
 
-def save(checkpoint: Checkpoint, path: Path) -> None:
-    """Write the file atomically: a reader sees the old one or the new one, whole."""
+def save(checkpoint: Checkpoint, path: Path) -> str:
+    """Write the file atomically, so that a reader sees the old one or the new one, whole; gives its id."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.state.items()}
     described = {
         "config": asdict(checkpoint.config),
@@ -66,6 +85,7 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
         "tower_digest": checkpoint.tower_digest,
         "temperature": checkpoint.temperature,
         "notes": checkpoint.notes,
+        "versions": checkpoint.versions,
     }
     text = json.dumps(described, sort_keys=True)
     metadata = {
@@ -85,6 +105,7 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+    return metadata["digest"][:ID_LENGTH]
 
 
 def load(path: Path) -> tuple[Checkpoint, str]:
@@ -92,14 +113,20 @@ def load(path: Path) -> tuple[Checkpoint, str]:
     try:
         data = path.read_bytes()
         state = safetensors.torch.load(data)
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
+        metadata = _metadata(data)
     except OSError as error:
         raise CheckpointError(f"{path.name} can't be read ({error.strerror or error}); {WHAT_TO_DO}") from error
-    except (safetensors.SafetensorError, ValueError) as error:
+    except (safetensors.SafetensorError, ValueError, KeyError) as error:
         raise CheckpointError(f"{path.name} is cut short or no safetensors file; {WHAT_TO_DO}") from error
     _check(path.name, metadata, state)
-    return _described(path.name, json.loads(metadata["description"]), state), metadata["digest"][:ID_LENGTH]
+    return _described(path.name, metadata["description"], state), metadata["digest"][:ID_LENGTH]
+
+
+def _metadata(data: bytes) -> dict[str, str]:
+    """The file's own metadata: safetensors reads it from a path only, where the file may be another by now."""
+    length = int.from_bytes(data[:8], "little")
+    metadata: dict[str, str] = json.loads(data[8 : 8 + length]).get("__metadata__") or {}
+    return metadata
 
 
 def _check(name: str, metadata: dict[str, str], state: dict[str, Tensor]) -> None:
@@ -114,8 +141,9 @@ def _check(name: str, metadata: dict[str, str], state: dict[str, Tensor]) -> Non
         raise CheckpointError(f"{name} was altered since it was made; {WHAT_TO_DO}")
 
 
-def _described(name: str, told: dict[str, Any], state: dict[str, Tensor]) -> Checkpoint:
+def _described(name: str, description: str, state: dict[str, Tensor]) -> Checkpoint:
     try:
+        told = json.loads(description)
         return Checkpoint(
             config=TaggerConfig(**told["config"]),
             labels=LabelSet(tuple(told["labels"])),
@@ -125,9 +153,10 @@ def _described(name: str, told: dict[str, Any], state: dict[str, Tensor]) -> Che
             tower_digest=told["tower_digest"],
             temperature=told["temperature"],
             notes=told["notes"],
+            versions=told.get("versions", {}),
             state=state,
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{name} lacks or misstates {error}; {WHAT_TO_DO}") from error
 
 
@@ -136,5 +165,6 @@ def _digest(description: str, state: dict[str, Tensor]) -> str:
     for name in sorted(state):
         digest.update(name.encode())
         digest.update(str(state[name].dtype).encode())
-        digest.update(state[name].numpy().tobytes())
+        # As bytes: NumPy has no bfloat16.
+        digest.update(state[name].reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -1,152 +1,191 @@
 """Scores of a checkpoint on a labelled file: lenient as papers report, and strict beside it."""
 
 import json
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from model.checkpoint import load
+from model.checkpoint import Checkpoint, load
 from model.data import Dataset, ImageFolder, read_conll
+from model.errors import CheckpointError
 from model.features import ImageFeatures, compute_features
-from model.labels import LabelSet, Span, repair, spans_of, split_tag
+from model.labels import LabelSet, Span, spans_of
+from model.mentions import Mentions, mention_hashes, surface
+from model.scores import Familiarity, Score, familiarity, lenient_spans, score, strict_spans
 from model.tagger import NameTagger
 from model.tower import build_tower
 from model.vocabulary import Vocabulary
+
+__all__ = ["Score", "Scores", "evaluate_file", "lenient_spans", "mention_hashes", "predict", "score", "strict_spans"]
 
 BATCH_POSTS = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Score:
-    """Precision, recall and F1 in percent, and what was counted."""
-
-    precision: float
-    recall: float
-    f1: float
-    num_gold: int
-    num_predicted: int
-
-    @classmethod
-    def of(cls, num_correct: int, num_predicted: int, num_gold: int) -> "Score":
-        """The score for these counts; 0 where there is nothing to divide by."""
-        precision = 100 * num_correct / num_predicted if num_predicted else 0.0
-        recall = 100 * num_correct / num_gold if num_gold else 0.0
-        both = precision + recall
-        return cls(
-            precision=precision,
-            recall=recall,
-            f1=2 * precision * recall / both if both else 0.0,
-            num_gold=num_gold,
-            num_predicted=num_predicted,
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Scores:
-    """Overall and per type; lenient on the labels as they came, strict on repaired ones."""
+    """Overall and per type, and for seen and unseen mentions where the training data's are known.
+
+    Lenient scores read the labels as they came, their types renamed; strict ones the repaired labels.
+    `digest` is the SHA-256 of the labelled file.
+    """
 
     data: str
     digest: str
+    checkpoint: str
     num_sentences: int
     num_repairs: int
     num_images_missing: int
     lenient: dict[str, Score]
     strict: dict[str, Score]
+    lenient_familiarity: Familiarity | None
+    strict_familiarity: Familiarity | None
 
 
-def lenient_spans(tags: Sequence[str]) -> list[Span]:
-    """Spans as conlleval reads them: an I- after nothing of its type begins a name too."""
-    return spans_of(repair(tags)[0])
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Predictions:
+    """What a checkpoint says of a data set: the tags of each sentence."""
 
+    checkpoint: Checkpoint
+    checkpoint_id: str
+    data: Dataset
+    tags: list[list[str]]
+    num_images_missing: int
 
-def score(gold: Sequence[Sequence[Span]], predicted: Sequence[Sequence[Span]]) -> dict[str, Score]:
-    """Scores by type, and `overall`; a span counts where type, start and end agree."""
-    num_gold = Counter(span.type for spans in gold for span in spans)
-    num_predicted = Counter(span.type for spans in predicted for span in spans)
-    num_correct = Counter(
-        span.type for left, right in zip(gold, predicted, strict=True) for span in set(left) & set(right)
-    )
-    types = sorted(num_gold | num_predicted)
-    scores = {type_: Score.of(num_correct[type_], num_predicted[type_], num_gold[type_]) for type_ in types}
-    overall = Score.of(num_correct.total(), num_predicted.total(), num_gold.total())
-    return {"overall": overall, **scores}
+    @property
+    def gold(self) -> list[list[Span]]:
+        """The gold spans; the repair of labels is conlleval's reading of them, so both ways of scoring share these."""
+        return [spans_of(sentence.tags) for sentence in self.data.sentences]
 
 
 @torch.inference_mode()
-def predict(
-    network: NameTagger, labels: LabelSet, vocabulary: Vocabulary, data: Dataset, features: ImageFeatures
-) -> list[list[str]]:
-    """The tags of each sentence of `data`; batches are of like length."""
+def emissions_of(
+    network: NameTagger, vocabulary: Vocabulary, data: Dataset, features: ImageFeatures
+) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+    """Emissions (B, T, K) and mask (B, T) in batches of like length, each with its sentences' numbers."""
     network.eval()
-    order = sorted(range(len(data.sentences)), key=lambda n: len(data.sentences[n].tokens))
-    tags: list[list[str]] = [[] for _ in order]
+    device = next(network.parameters()).device
+    order = sorted(range(len(data.sentences)), key=lambda number: len(data.sentences[number].tokens))
     for start in range(0, len(order), BATCH_POSTS):
         rows = order[start : start + BATCH_POSTS]
         batch = vocabulary.encode(
             [data.sentences[row].tokens for row in rows],
             [features.of(data.sentences[row].image_id) for row in rows],
             network.config.region_width,
-        )
-        paths = network.crf.decode(network(batch).emissions, batch.mask)
-        for row, path in zip(rows, paths, strict=True):
+        ).to(device)
+        yield rows, network(batch).emissions, batch.mask
+
+
+def predict(
+    network: NameTagger, labels: LabelSet, vocabulary: Vocabulary, data: Dataset, features: ImageFeatures
+) -> list[list[str]]:
+    """The tags of each sentence of `data`; the network is in evaluation mode afterwards."""
+    tags: list[list[str]] = [[] for _ in data.sentences]
+    for rows, emissions, mask in emissions_of(network, vocabulary, data, features):
+        for row, path in zip(rows, network.crf.decode(emissions, mask), strict=True):
             tags[row] = [labels.tags[tag] for tag in path]
     return tags
 
 
-def evaluate_file(checkpoint_path: Path, data_path: Path, images: Path | None = None) -> Scores:
-    """Scores of a checkpoint on a CoNLL file. Raises `CheckpointError` or `DataError`."""
-    checkpoint, _ = load(checkpoint_path)
+def features_for(checkpoint: Checkpoint, data: Dataset, images: Path | None) -> ImageFeatures:
+    """Features of the pictures of `data`, none for a checkpoint that doesn't look at them.
+
+    Raises `CheckpointError` where the tower here isn't the one the checkpoint was trained with.
+    """
+    if not checkpoint.config.uses_image:
+        return ImageFeatures()
+    tower = build_tower(checkpoint.tower)
+    if tower.digest != checkpoint.tower_digest:
+        raise CheckpointError(
+            f"the checkpoint was trained on another {checkpoint.tower} ({checkpoint.tower_digest}) than is here "
+            f"({tower.digest}); get the same weights, or train it again"
+        )
+    folder = None if images is None else ImageFolder(images)
+    return compute_features([sentence.image_id for sentence in data.sentences], folder, tower)
+
+
+def predict_file(checkpoint_path: Path, data_path: Path, images: Path | None = None) -> Predictions:
+    """What a checkpoint says of a CoNLL file. Raises `CheckpointError` or `DataError`."""
+    checkpoint, identity = load(checkpoint_path)
     data = read_conll(data_path)
-    features = ImageFeatures()
-    if checkpoint.config.uses_image:
-        folder = None if images is None else ImageFolder(images)
-        image_ids = [sentence.image_id for sentence in data.sentences]
-        features = compute_features(image_ids, folder, build_tower(checkpoint.tower))
-    predicted = predict(checkpoint.build(), checkpoint.labels, checkpoint.vocabulary, data, features)
-    return Scores(
-        data=data.name,
-        digest=data.digest,
-        num_sentences=len(data.sentences),
-        num_repairs=data.num_repairs,
+    features = features_for(checkpoint, data, images)
+    return Predictions(
+        checkpoint=checkpoint,
+        checkpoint_id=identity,
+        data=data,
+        tags=predict(checkpoint.build(), checkpoint.labels, checkpoint.vocabulary, data, features),
         num_images_missing=features.num_missing + features.num_broken,
-        lenient=score(
-            [lenient_spans(sentence.raw_tags) for sentence in data.sentences],
-            [lenient_spans(tags) for tags in predicted],
-        ),
-        strict=score(
-            [spans_of(sentence.tags) for sentence in data.sentences], [_strict_spans(tags) for tags in predicted]
-        ),
     )
 
 
-def _strict_spans(tags: Sequence[str]) -> list[Span]:
-    """Spans of strict IOB2: an I- that continues nothing is no name."""
-    kept, open_type = [], ""
-    for tag in tags:
-        prefix, type_ = split_tag(tag)
-        legal = prefix != "I" or type_ == open_type
-        kept.append(tag if legal else "O")
-        open_type = type_ if legal else ""
-    return spans_of(kept)
+def evaluate_file(
+    checkpoint_path: Path, data_path: Path, images: Path | None = None, train: Sequence[Path] = ()
+) -> Scores:
+    """Scores of a checkpoint on a CoNLL file. Raises `CheckpointError` or `DataError`.
+
+    Which mentions are seen, the files `train` tell, or without them the checkpoint's notes.
+    """
+    predictions = predict_file(checkpoint_path, data_path, images)
+    return scores_of(predictions, _mentions(predictions.checkpoint, train))
+
+
+def scores_of(predictions: Predictions, mentions: Mentions | None) -> Scores:
+    """The scores of `predictions`; without `mentions` nothing is said of seen and unseen ones."""
+    data, gold = predictions.data, predictions.gold
+    lenient = [lenient_spans(tags) for tags in predictions.tags]
+    strict = [strict_spans(tags) for tags in predictions.tags]
+
+    def is_seen(number: int, span: Span) -> bool:
+        return mentions is not None and surface(data.sentences[number].tokens, span) in mentions
+
+    return Scores(
+        data=data.name,
+        digest=data.digest,
+        checkpoint=predictions.checkpoint_id,
+        num_sentences=len(data.sentences),
+        num_repairs=data.num_repairs,
+        num_images_missing=predictions.num_images_missing,
+        lenient=score(gold, lenient),
+        strict=score(gold, strict),
+        lenient_familiarity=None if mentions is None else familiarity(gold, lenient, is_seen),
+        strict_familiarity=None if mentions is None else familiarity(gold, strict, is_seen),
+    )
+
+
+def _mentions(checkpoint: Checkpoint, train: Sequence[Path]) -> Mentions | None:
+    if train:
+        return Mentions.of(sentence for path in train for sentence in read_conll(path).sentences)
+    noted = checkpoint.notes.get("mentions")
+    return None if noted is None else Mentions(noted)
 
 
 def render(scores: Scores) -> str:
     """A table for people."""
+    rows = [(name, lenient, scores.strict.get(name, Score.of(0, 0, 0))) for name, lenient in scores.lenient.items()]
+    lenient, strict = scores.lenient_familiarity, scores.strict_familiarity
+    if lenient is not None and strict is not None:
+        rows += [("seen", lenient.seen, strict.seen), ("unseen", lenient.unseen, strict.unseen)]
+    width = max(len(name) for name, _, _ in rows) + 2
     lines = [
         f"{scores.data}  {scores.num_sentences} sentences, {scores.num_repairs} labels repaired, "
-        f"{scores.num_images_missing} images missing, sha256 {scores.digest[:12]}",
-        f"{'':10}{'lenient':^24}  {'strict':^24}",
-        f"{'':10}{'P':>8}{'R':>8}{'F1':>8}  {'P':>8}{'R':>8}{'F1':>8}  {'gold':>6}",
+        f"{scores.num_images_missing} images missing, sha256 {scores.digest[:12]}, checkpoint {scores.checkpoint}",
+        f"{'':{width}}{'lenient':^24}  {'strict':^24}",
+        f"{'':{width}}{'P':>8}{'R':>8}{'F1':>8}  {'P':>8}{'R':>8}{'F1':>8}  {'gold':>6}  {'found':>6}",
     ]
-    for name, lenient in scores.lenient.items():
-        strict = scores.strict.get(name, Score.of(0, 0, 0))
-        numbers = [lenient.precision, lenient.recall, lenient.f1, strict.precision, strict.recall, strict.f1]
-        cells = [f"{number:8.2f}" for number in numbers]
-        lines.append(f"{name:10}{''.join(cells[:3])}  {''.join(cells[3:])}  {lenient.num_gold:6d}")
+    lines += [f"{name:{width}}{_cells(left)}  {_cells(right)}  {_counts(left)}" for name, left, right in rows]
+    if lenient is None:
+        lines.append("seen and unseen mentions: give --train, this checkpoint doesn't know its training data's")
     return "\n".join(lines)
+
+
+def _cells(score: Score) -> str:
+    return "".join(f"{number:8.2f}" for number in (score.precision, score.recall, score.f1))
+
+
+def _counts(score: Score) -> str:
+    return f"{score.num_gold:6d}  {score.num_predicted:6d}"
 
 
 def to_json(scores: Scores) -> str:

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+from worker import cli_model
+
 EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
@@ -60,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_tokenize(commands)
     _add_practice(commands)
     _add_train(commands)
-    _add_evaluate(commands)
+    cli_model.add_commands(commands)
     return parser
 
 
@@ -132,19 +134,6 @@ def _add_train(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.set_defaults(run=_train)
 
 
-def _add_evaluate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser(
-        "evaluate",
-        help="score a checkpoint on a labelled file",
-        description="Prints precision, recall and F1 per type and overall, lenient (as papers report) and strict.",
-    )
-    parser.add_argument("checkpoint", type=Path, help="a checkpoint of `nametag train`")
-    parser.add_argument("data", type=Path, help="a CoNLL file with IMGID: lines")
-    parser.add_argument("--images", type=Path, metavar="FOLDER", help="the pictures, named by image id")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.set_defaults(run=_evaluate)
-
-
 def _demo(options: argparse.Namespace) -> None:
     from rich.console import Console
 
@@ -196,13 +185,6 @@ def _train(options: argparse.Namespace) -> None:
     from model.train import TrainConfig, train
 
     print(train(TrainConfig.from_toml(options.config), resume=options.resume))
-
-
-def _evaluate(options: argparse.Namespace) -> None:
-    from model.evaluate import evaluate_file, render, to_json
-
-    scores = evaluate_file(options.checkpoint, options.data, options.images)
-    print(to_json(scores) if options.json else render(scores))
 
 
 if __name__ == "__main__":
