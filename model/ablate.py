@@ -3,10 +3,12 @@
 import hashlib
 import json
 import os
+import signal
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import FrameType
 from typing import Any, get_args
 
 import numpy as np
@@ -135,7 +137,7 @@ def _run(
     result = checkpoint.with_suffix(".json")
     if result.exists():
         return _read(result, fingerprint)
-    train_one(replace(config, variant=variant, seed=seed, out=str(checkpoint)))
+    _train_whole(replace(config, variant=variant, seed=seed, out=str(checkpoint)), train_one)
     images = None if config.images is None else Path(config.images)
     predictions = predict_file(checkpoint, scored_on, images)
     gold = predictions.gold
@@ -152,6 +154,24 @@ def _run(
     return run
 
 
+def _train_whole(config: TrainConfig, train_one: Callable[[TrainConfig], TrainResult]) -> None:
+    """Train to the end or raise: at Ctrl-C the trainer keeps its best and returns, which is no finished run."""
+    was_interrupted = False
+
+    def note(_number: int, _frame: FrameType | None) -> None:
+        nonlocal was_interrupted
+        was_interrupted = True
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        train_one(config)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if was_interrupted:
+        raise KeyboardInterrupt
+
+
 def _fingerprint(config: TrainConfig, digest: str) -> str:
     """What a result depends on, beside variant and seed."""
     settings = {name: told for name, told in asdict(config).items() if name not in ("variant", "seed", "out")}
@@ -161,11 +181,16 @@ def _fingerprint(config: TrainConfig, digest: str) -> str:
 def _read(path: Path, fingerprint: str) -> Run:
     try:
         told = json.loads(path.read_text(encoding="utf-8"))
-        same = told.pop("fingerprint") == fingerprint
-        scores = {name: Score(**told.pop(name)) for name in ("lenient", "strict")}
-        counts = tuple((int(correct), int(predicted), int(gold)) for correct, predicted, gold in told.pop("counts"))
-        run = Run(**told, **scores, counts=counts)
-    except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
+        same = told["fingerprint"] == fingerprint
+        run = Run(
+            variant=told["variant"],
+            seed=told["seed"],
+            checkpoint_id=told["checkpoint_id"],
+            lenient=Score(**told["lenient"]),
+            strict=Score(**told["strict"]),
+            counts=tuple((int(correct), int(predicted), int(gold)) for correct, predicted, gold in told["counts"]),
+        )
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path} is no result of an ablation ({error}); remove it to train again") from error
     if not same:
         raise DataError(f"{path} was made with other settings or other data; give another --out, or remove it")
@@ -217,8 +242,8 @@ def render(ablation: Ablation) -> str:
         f"{'':36}{'P':>8}{'R':>8}{'F1':>8}  {'P':>8}{'R':>8}{'F1':>8}",
     ]
     for variant, (snap, twitter) in PAPER.items():
-        cells = ["".join(f"{number:8.2f}" for number in numbers) for numbers in (snap, twitter)]
-        lines.append(f"{NAMES[variant]:36}{'  '.join(cells)}")
+        halves = ["".join(f"{number:8.2f}" for number in numbers) for numbers in (snap, twitter)]
+        lines.append(f"{NAMES[variant]:36}{'  '.join(halves)}")
     return "\n".join(lines)
 
 
