@@ -34,8 +34,12 @@ WHAT_TO_DO = "name a checkpoint that `nametag train` made, or copy it again"
 
 def versions() -> dict[str, str]:
     """The versions of what makes a checkpoint here."""
-    packages = ("nametag", "torch", "torchvision", "timm", "numpy", "safetensors")
-    return {"python": platform.python_version(), **{package: installed.version(package) for package in packages}}
+    packages = ("nametag", "torchvision", "timm", "numpy", "safetensors")
+    return {
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),  # with the CUDA that it was built for
+        **{package: installed.version(package) for package in packages},
+    }
 
 
 @dataclass(frozen=True, kw_only=True)

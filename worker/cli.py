@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="nametag",
         description="Tags names in social-media posts, reading the picture as well as the words.",
     )
-    parser.add_argument("--version", action="version", version=f"nametag {version('nametag')}")
+    parser.add_argument("-V", "--version", action="version", version=f"nametag {version('nametag')}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_demo(commands)
     _add_worker(commands)

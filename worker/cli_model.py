@@ -32,7 +32,7 @@ def _add_evaluate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
 def _add_ablate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser(
         "ablate",
-        help="train the four variants, and compare them as the paper's Table 3 does",
+        help="train the four variants and compare them (Table 3)",
         description="Trains the four variants over several seeds, and prints the paper's Table 3: mean and standard "
         "deviation, a paired bootstrap against blstm_crf, and the paper's own figures. Finished trainings are kept "
         "in the folder and not repeated.",

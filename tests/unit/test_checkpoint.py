@@ -1,13 +1,16 @@
 """The checkpoint file: whole or refused, and never unpickled."""
 
 import json
+import pickle
+import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
 
-from model.checkpoint import Checkpoint, load, save
+from model.checkpoint import Checkpoint, load, save, versions
 from model.errors import CheckpointError
 from model.labels import LabelSet
 from model.tagger import NameTagger, TaggerConfig
@@ -51,13 +54,63 @@ def test_it_comes_back_whole(path: Path) -> None:
     assert [file.name for file in path.parent.iterdir()] == ["small.safetensors"]
 
 
-@pytest.mark.parametrize("share", [0.0, 0.3, 0.999])
-def test_a_file_cut_short_is_refused(path: Path, share: float) -> None:
-    """A partial copy is refused in one sentence."""
+def places(data: bytes) -> dict[str, range]:
+    """The parts of a safetensors file: the header's length, the header, the weights."""
+    header_end = 8 + int.from_bytes(data[:8], "little")
+    return {"length": range(8), "header": range(8, header_end), "weights": range(header_end, len(data))}
+
+
+@pytest.mark.parametrize("part", ["length", "header", "weights"])
+def test_a_file_cut_short_is_refused(path: Path, part: str) -> None:
+    """A partial copy is refused in one sentence, wherever it ends: first and last byte of each part, and between."""
     data = path.read_bytes()
-    path.write_bytes(data[: int(len(data) * share)])
-    with pytest.raises(CheckpointError, match="cut short"):
+    place = places(data)[part]
+    chance = random.Random(0)
+    for end in {place[0], place[1], place[-1], *chance.choices(place, k=60)}:
+        path.write_bytes(data[:end])
+        with pytest.raises(CheckpointError, match=r"^small\.safetensors is cut short .*; name a checkpoint"):
+            load(path)
+
+
+def test_a_file_with_more_at_its_end_is_refused(path: Path) -> None:
+    """Bytes after the weights aren't overlooked."""
+    path.write_bytes(path.read_bytes() + b"\0")
+    with pytest.raises(CheckpointError):
         load(path)
+
+
+@pytest.mark.parametrize("part", ["length", "header", "weights"])
+def test_a_changed_byte_is_refused_or_changes_nothing(path: Path, part: str) -> None:
+    """Whichever byte is another, loading raises our own error, or gives what was saved (a blank, say, became a tab)."""
+    data = path.read_bytes()
+    whole, identity = load(path)
+    chance = random.Random(1)
+    num_refused = 0
+    for _ in range(150):
+        at, changed = chance.choice(places(data)[part]), bytearray(data)
+        changed[at] ^= 1 << chance.randrange(8)
+        path.write_bytes(changed)
+        try:
+            loaded, other = load(path)
+        except CheckpointError as error:
+            num_refused += 1
+            assert "\n" not in str(error)
+            continue
+        assert other == identity
+        assert loaded.notes == whole.notes
+        assert all(torch.equal(loaded.state[name], tensor) for name, tensor in whole.state.items())
+    assert num_refused > 140
+
+
+def test_random_bytes_are_refused(path: Path) -> None:
+    """Files of noise, some with a plausible header length, raise our own error."""
+    chance = random.Random(2)
+    for size in (0, 1, 8, 9, 100, 5000):
+        noise = chance.randbytes(size)
+        for data in (noise, (size // 2).to_bytes(8, "little") + noise, (2).to_bytes(8, "little") + b"[]" + noise):
+            path.write_bytes(data)
+            with pytest.raises(CheckpointError):
+                load(path)
 
 
 def test_an_altered_file_is_refused(path: Path) -> None:
@@ -82,6 +135,7 @@ def test_a_description_changed_by_hand_is_refused(path: Path) -> None:
     [
         ({}, "not nametag's"),
         ({"format": "nametag-checkpoint", "format_version": "2"}, "update nametag"),
+        ({"format": "nametag-checkpoint"}, "update nametag"),
         ({"format": "nametag-checkpoint", "format_version": "1"}, "altered"),
     ],
 )
@@ -99,6 +153,71 @@ def test_a_pickle_is_refused(tmp_path: Path) -> None:
     torch.save({"x": torch.zeros(1)}, path)
     with pytest.raises(CheckpointError):
         load(path)
+
+
+def test_loading_never_unpickles(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a checkpoint nor a pickle under its name reaches any unpickler."""
+
+    def refuse(*_arguments: object, **_named: object) -> None:
+        raise AssertionError("unpickled")
+
+    pickle_path = tmp_path / "evil.safetensors"
+    pickle_path.write_bytes(pickle.dumps({"x": 1}))
+    for module, name in ((pickle, "load"), (pickle, "loads"), (pickle, "Unpickler"), (torch, "load")):
+        monkeypatch.setattr(module, name, refuse)
+    load(path)[0].build()
+    with pytest.raises(CheckpointError):
+        load(pickle_path)
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_weights_of_half_the_size_come_back(path: Path, kind: torch.dtype) -> None:
+    """Half-precision weights are kept as they are, digested as they are, and computed with in fp32."""
+    checkpoint, _ = load(path)
+    state = {name: tensor.to(kind) for name, tensor in checkpoint.state.items()}
+    identity = save(replace(checkpoint, state=state), path)
+    again, same = load(path)
+    assert same == identity
+    assert {tensor.dtype for tensor in again.state.values()} == {kind}
+    assert {tensor.dtype for tensor in again.build().state_dict().values()} == {torch.float32}
+
+
+def test_weights_of_another_shape_are_refused(path: Path) -> None:
+    """A description that doesn't fit the weights is told when the network is built."""
+    checkpoint, _ = load(path)
+    config = replace(checkpoint.config, hidden=5)
+    with pytest.raises(CheckpointError, match="don't fit"):
+        replace(checkpoint, config=config).build()
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_senseless_temperature_is_refused(path: Path, temperature: float) -> None:
+    """Confidences are divided by it, so it is a number above 0."""
+    with pytest.raises(ValueError, match="above 0"):
+        replace(load(path)[0], temperature=temperature)
+
+
+def test_versions_are_those_of_the_training(path: Path) -> None:
+    """A checkpoint tells what made it, and keeps telling so when another environment writes it anew."""
+    checkpoint, _ = load(path)
+    assert checkpoint.versions == versions()
+    assert checkpoint.versions["torch"] == torch.__version__
+    save(replace(checkpoint, versions={"nametag": "0.0.1"}), path)
+    assert load(path)[0].versions == {"nametag": "0.0.1"}
+
+
+def test_a_failed_write_leaves_the_old_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk ends in an error, with the old checkpoint whole and nothing beside it."""
+
+    def full(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    checkpoint, identity = load(path)
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        save(replace(checkpoint, temperature=3.0), path)
+    assert load(path)[1] == identity
+    assert [file.name for file in path.parent.iterdir()] == ["small.safetensors"]
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

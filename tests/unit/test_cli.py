@@ -8,7 +8,7 @@ import pytest
 
 from worker.cli import main
 
-COMMANDS = ("demo", "worker", "tokenize", "practice", "train", "evaluate")
+COMMANDS = ("demo", "worker", "tokenize", "practice", "train", "evaluate", "ablate", "calibrate", "inspect")
 
 
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
