@@ -8,7 +8,7 @@ NUM_BINS = 10
 _SIDE = 300
 _LEFT, _TOP, _GAP = 56, 44, 74
 _COUNTS_HEIGHT = 54
-_INK, _BAR, _MISS, _PALE = "#333333", "#3b6fb6", "#d9822b", "#dddddd"
+_INK, _CORRECT, _BEYOND, _SHORT, _PALE = "#333333", "#5b8fd0", "#eab676", "#27508c", "#dddddd"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +66,10 @@ def reliability(confidences: Sequence[float], correct: Sequence[bool]) -> Reliab
 def reliability_svg(before: Reliability, after: Reliability) -> str:
     """Two panels, before and after: share correct by confidence, the gap to it, and the spans a bin holds."""
     width = 2 * (_LEFT + _SIDE) + _GAP // 2
-    height = _TOP + _SIDE + _GAP + _COUNTS_HEIGHT
+    height = _TOP + _SIDE + _GAP + _COUNTS_HEIGHT + 20
+    told = (
+        "Bars: share of the spans that are right; orange: claimed beyond that; dark: not claimed. Below: spans a bin."
+    )
     panels = [
         _panel(before, "before", _LEFT),
         _panel(after, "after", 2 * _LEFT + _SIDE),
@@ -78,6 +81,7 @@ def reliability_svg(before: Reliability, after: Reliability) -> str:
             "<title>Reliability of the confidences, before and after calibration</title>",
             f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
             *panels,
+            _text(_LEFT, height - 12, told, "start"),
             "</svg>\n",
         ]
     )
@@ -92,9 +96,14 @@ def _panel(told: Reliability, title: str, left: int) -> str:
         if one.num_spans:
             correct, confident = one.share_correct * _SIDE, one.mean_confidence * _SIDE
             parts += [
-                _rect(x + 1, bottom - correct, step - 2, correct, _BAR),
-                # What the confidence says beyond, or short of, the truth.
-                _rect(x + 1, bottom - max(correct, confident), step - 2, abs(correct - confident), _MISS, 0.55),
+                _rect(x + 1, bottom - correct, step - 2, correct, _CORRECT),
+                _rect(
+                    x + 1,
+                    bottom - max(correct, confident),
+                    step - 2,
+                    abs(correct - confident),
+                    _BEYOND if confident > correct else _SHORT,
+                ),
             ]
         tall = one.num_spans / most * _COUNTS_HEIGHT
         parts.append(_rect(x + 1, bottom + _GAP + _COUNTS_HEIGHT - 16 - tall, step - 2, tall, _PALE))
@@ -107,16 +116,13 @@ def _panel(told: Reliability, title: str, left: int) -> str:
     parts += [
         f'<path d="M{left} {_TOP}V{bottom}H{left + _SIDE}" fill="none" stroke="{_INK}"/>',
         f'<path d="M{left} {bottom}L{left + _SIDE} {_TOP}" stroke="{_INK}" stroke-dasharray="4 4"/>',
-        _text(left + _SIDE / 2, bottom + 34, "confidence (blue: share correct, orange: the gap)", "middle"),
+        _text(left + _SIDE / 2, bottom + 34, "confidence", "middle"),
     ]
     return "\n".join(parts)
 
 
-def _rect(x: float, y: float, width: float, height: float, colour: str, opacity: float = 1.0) -> str:
-    return (
-        f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" '
-        f'fill="{colour}" fill-opacity="{opacity}"/>'
-    )
+def _rect(x: float, y: float, width: float, height: float, colour: str) -> str:
+    return f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" fill="{colour}"/>'
 
 
 def _text(x: float, y: float, text: str, anchor: str, bold: bool = False) -> str:

@@ -133,7 +133,7 @@ def test_span_marginals_equal_pytorch_crf() -> None:
     length = 4
     emissions = torch.randn(length, NUM_TAGS, dtype=torch.float64)
     paths = torch.tensor(all_paths(length))
-    weights = theirs(emissions.expand(len(paths), -1, -1), paths, reduction="none").exp()
+    weights = theirs(emissions.expand(len(paths), -1, -1), paths, reduction="none").detach().exp()
     begin, inner = LABELS.index("B-PER"), LABELS.index("I-PER")
     for start, end in itertools.combinations(range(length + 1), 2):
         holds = paths[:, start] == begin
@@ -145,7 +145,7 @@ def test_span_marginals_equal_pytorch_crf() -> None:
         assert abs(told - float(weights[holds].sum())) < 1e-9
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=100)
 @given(data=st.data())
 def test_no_illegal_transition_ever(data: st.DataObject) -> None:
     """Whatever the types, the learned scores, the emissions and the lengths: every path is strict IOB2."""
