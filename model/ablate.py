@@ -14,9 +14,9 @@ from typing import Any, get_args
 import numpy as np
 
 from model.bootstrap import Counts, Difference, counts_of, paired_bootstrap
-from model.data import read_conll
+from model.corpora import Corpus
 from model.errors import DataError
-from model.evaluate import predict_file
+from model.evaluate import predict_corpus
 from model.scores import OVERALL, Score, lenient_spans, score, strict_spans
 from model.tagger import Variant
 from model.train import TrainConfig, TrainResult, train
@@ -93,21 +93,21 @@ def ablate(
     config: TrainConfig,
     num_seeds: int,
     out: Path,
-    data: Path | None = None,
+    corpus: Corpus | None = None,
     *,
     train_one: Callable[[TrainConfig], TrainResult] = train,
 ) -> Ablation:
-    """Train the four variants with the seeds 0 to `num_seeds` - 1 and compare them on `data`.
+    """Train the four variants with the seeds 0 to `num_seeds` - 1 and compare them on `corpus`.
 
-    Without `data` they are compared on the validation set, which chose each training's best epoch too, so
+    Without `corpus` they are compared on the validation set, which chose each training's best epoch too, so
     all four are flattered. Checkpoints and results go to `out`; a training whose result is there isn't
     repeated. Raises `DataError` where `out` holds results of other settings, or what `train` raises.
     """
     if num_seeds < 1:
         raise DataError(f"{num_seeds} seeds make no table; ask for at least one")
-    scored_on = Path(config.valid) if data is None else data
-    read = read_conll(scored_on)
-    fingerprint = _fingerprint(config, read.digest)
+    scored_on = config.valid_corpus if corpus is None else corpus
+    data = scored_on.read()
+    fingerprint = _fingerprint(config, data.digest)
     seeds = tuple(range(num_seeds))
     runs = {
         variant: [_run(config, variant, seed, out, scored_on, fingerprint, train_one) for seed in seeds]
@@ -115,9 +115,9 @@ def ablate(
     }
     baseline = _counts(runs[BASELINE])
     return Ablation(
-        data=read.name,
-        digest=read.digest,
-        num_sentences=len(read.sentences),
+        data=data.name,
+        digest=data.digest,
+        num_sentences=len(data.sentences),
         seeds=seeds,
         rows=tuple(_row(variant, runs[variant], baseline) for variant in runs),
     )
@@ -128,7 +128,7 @@ def _run(
     variant: str,
     seed: int,
     out: Path,
-    scored_on: Path,
+    scored_on: Corpus,
     fingerprint: str,
     train_one: Callable[[TrainConfig], TrainResult],
 ) -> Run:
@@ -137,9 +137,9 @@ def _run(
     result = checkpoint.with_suffix(".json")
     if result.exists():
         return _read(result, fingerprint)
-    _train_whole(replace(config, variant=variant, seed=seed, out=str(checkpoint)), train_one)
-    images = None if config.images is None else Path(config.images)
-    predictions = predict_file(checkpoint, scored_on, images)
+    log = None if config.log is None else str(Path(config.log) / variant / f"seed-{seed}")
+    _train_whole(replace(config, variant=variant, seed=seed, out=str(checkpoint), log=log), train_one)
+    predictions = predict_corpus(checkpoint, scored_on)
     gold = predictions.gold
     lenient = [lenient_spans(tags) for tags in predictions.tags]
     run = Run(
@@ -174,7 +174,8 @@ def _train_whole(config: TrainConfig, train_one: Callable[[TrainConfig], TrainRe
 
 def _fingerprint(config: TrainConfig, digest: str) -> str:
     """What a result depends on, beside variant and seed."""
-    settings = {name: told for name, told in asdict(config).items() if name not in ("variant", "seed", "out")}
+    free = ("variant", "seed", "out", "features", "log")
+    settings = {name: told for name, told in asdict(config).items() if name not in free}
     return hashlib.sha256(json.dumps([settings, digest], sort_keys=True, default=str).encode()).hexdigest()
 
 
@@ -230,10 +231,10 @@ def render(ablation: Ablation) -> str:
     lines = [
         f"{ablation.data}  {ablation.num_sentences} sentences, seeds {', '.join(map(str, ablation.seeds))}, "
         f"sha256 {ablation.digest[:12]}",
-        f"{'':36}{'Precision':>14}{'Recall':>14}{'F1':>14}{'strict F1':>14}   F1 against BLSTM-CRF",
+        f"{'':36}{'Precision':>16}{'Recall':>16}{'F1':>16}{'strict F1':>16}   F1 against BLSTM-CRF",
     ]
     for row in ablation.rows:
-        cells = "".join(f"{told!s:>14}" for told in (row.precision, row.recall, row.f1, row.strict_f1))
+        cells = "".join(f"{told!s:>16}" for told in (row.precision, row.recall, row.f1, row.strict_f1))
         lines.append(f"{NAMES[row.variant]:36}{cells}   {_against(row.against_baseline)}".rstrip())
     lines += [
         "",

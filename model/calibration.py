@@ -9,10 +9,11 @@ from pathlib import Path
 from torch import Tensor
 
 from model.checkpoint import ID_LENGTH, Checkpoint, load, save
+from model.corpora import Corpus
 from model.crf import LinearChainCRF, TagSpan
-from model.data import Dataset, read_conll
+from model.data import Dataset
 from model.errors import DataError
-from model.evaluate import emissions_of, features_for
+from model.evaluate import emissions_of, read_with_features
 from model.features import ImageFeatures
 from model.labels import LabelSet, Span, spans_of
 from model.reliability import Reliability, reliability
@@ -122,16 +123,13 @@ def best_temperature(spans: PredictedSpans) -> float:
     return math.exp(_least(loss, math.log(COLDEST), math.log(HOTTEST)))
 
 
-def calibrate_file(
-    checkpoint_path: Path, data_path: Path, images: Path | None = None, *, dry_run: bool = False
-) -> Calibration:
-    """Fit a checkpoint's temperature on a CoNLL file, and write it anew, atomically and under a new id.
+def calibrate(checkpoint_path: Path, corpus: Corpus, *, dry_run: bool = False) -> Calibration:
+    """Fit a checkpoint's temperature on a corpus, and write it anew, atomically and under a new id.
 
     A dry run measures the checkpoint as it is. Raises `CheckpointError` or `DataError`.
     """
     checkpoint, identity = load(checkpoint_path)
-    data = read_conll(data_path)
-    features = features_for(checkpoint, data, images)
+    data, features = read_with_features(corpus, checkpoint, checkpoint_path)
     spans = predicted_spans(checkpoint.build(), checkpoint.labels, checkpoint.vocabulary, data, features)
     if len(spans.correct) < MIN_SPANS:
         raise DataError(

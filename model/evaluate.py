@@ -9,17 +9,18 @@ import torch
 from torch import Tensor
 
 from model.checkpoint import Checkpoint, load
-from model.data import Dataset, ImageFolder, read_conll
+from model.corpora import Corpus
+from model.data import Dataset, ImageFolder
 from model.errors import CheckpointError
 from model.features import ImageFeatures, compute_features
 from model.labels import LabelSet, Span, spans_of
 from model.mentions import Mentions, mention_hashes, surface
 from model.scores import Familiarity, Score, familiarity, lenient_spans, score, strict_spans
 from model.tagger import NameTagger
-from model.tower import build_tower
+from model.tower import Tower, build_tower, learnt_weights
 from model.vocabulary import Vocabulary
 
-__all__ = ["Score", "Scores", "evaluate_file", "lenient_spans", "mention_hashes", "predict", "score", "strict_spans"]
+__all__ = ["Score", "Scores", "evaluate", "lenient_spans", "mention_hashes", "predict", "score", "strict_spans"]
 
 BATCH_POSTS = 64
 
@@ -29,7 +30,8 @@ class Scores:
     """Overall and per type, and for seen and unseen mentions where the training data's are known.
 
     Lenient scores read the labels as they came, their types renamed; strict ones the repaired labels.
-    `digest` is the SHA-256 of the labelled file.
+    `digest` is the SHA-256 of the labelled file. A picture that can't be decoded, or that stands under
+    several ids, is missing too.
     """
 
     data: str
@@ -89,45 +91,53 @@ def predict(
     return tags
 
 
-def features_for(checkpoint: Checkpoint, data: Dataset, images: Path | None) -> ImageFeatures:
-    """Features of the pictures of `data`, none for a checkpoint that doesn't look at them.
+def tower_of(checkpoint: Checkpoint, path: Path) -> Tower:
+    """The tower of the checkpoint in `path`, with the weights beside it where the tower learnt too.
 
     Raises `CheckpointError` where the tower here isn't the one the checkpoint was trained with.
     """
-    if not checkpoint.config.uses_image:
-        return ImageFeatures()
-    tower = build_tower(checkpoint.tower)
+    learnt = learnt_weights(path)
+    tower = build_tower(checkpoint.tower, learnt if learnt.exists() else "default")
     if tower.digest != checkpoint.tower_digest:
         raise CheckpointError(
             f"the checkpoint was trained on another {checkpoint.tower} ({checkpoint.tower_digest}) than is here "
             f"({tower.digest}); get the same weights, or train it again"
         )
-    folder = None if images is None else ImageFolder(images)
-    return compute_features([sentence.image_id for sentence in data.sentences], folder, tower)
+    return tower
 
 
-def predict_file(checkpoint_path: Path, data_path: Path, images: Path | None = None) -> Predictions:
-    """What a checkpoint says of a CoNLL file. Raises `CheckpointError` or `DataError`."""
+def read_with_features(corpus: Corpus, checkpoint: Checkpoint, path: Path) -> tuple[Dataset, ImageFeatures]:
+    """A corpus and the features of its pictures for the checkpoint in `path`, none where it doesn't look at them.
+
+    Raises `CheckpointError` or `DataError`.
+    """
+    data = corpus.read()
+    if not checkpoint.config.uses_image:
+        return data, ImageFeatures()
+    folder = None if corpus.images is None else ImageFolder(Path(corpus.images))
+    image_ids = [sentence.image_id for sentence in data.sentences]
+    return data, compute_features(image_ids, folder, tower_of(checkpoint, path))
+
+
+def predict_corpus(checkpoint_path: Path, corpus: Corpus) -> Predictions:
+    """What a checkpoint says of a corpus. Raises `CheckpointError` or `DataError`."""
     checkpoint, identity = load(checkpoint_path)
-    data = read_conll(data_path)
-    features = features_for(checkpoint, data, images)
+    data, features = read_with_features(corpus, checkpoint, checkpoint_path)
     return Predictions(
         checkpoint=checkpoint,
         checkpoint_id=identity,
         data=data,
         tags=predict(checkpoint.build(), checkpoint.labels, checkpoint.vocabulary, data, features),
-        num_images_missing=features.num_missing + features.num_broken,
+        num_images_missing=features.num_missing + features.num_broken + features.num_duplicated,
     )
 
 
-def evaluate_file(
-    checkpoint_path: Path, data_path: Path, images: Path | None = None, train: Sequence[Path] = ()
-) -> Scores:
-    """Scores of a checkpoint on a CoNLL file. Raises `CheckpointError` or `DataError`.
+def evaluate(checkpoint_path: Path, corpus: Corpus, train: Sequence[Corpus] = ()) -> Scores:
+    """Scores of a checkpoint on a corpus. Raises `CheckpointError` or `DataError`.
 
-    Which mentions are seen, the files `train` tell, or without them the checkpoint's notes.
+    Which mentions are seen, the corpora `train` tell, or without them the checkpoint's notes.
     """
-    predictions = predict_file(checkpoint_path, data_path, images)
+    predictions = predict_corpus(checkpoint_path, corpus)
     return scores_of(predictions, _mentions(predictions.checkpoint, train))
 
 
@@ -154,9 +164,9 @@ def scores_of(predictions: Predictions, mentions: Mentions | None) -> Scores:
     )
 
 
-def _mentions(checkpoint: Checkpoint, train: Sequence[Path]) -> Mentions | None:
+def _mentions(checkpoint: Checkpoint, train: Sequence[Corpus]) -> Mentions | None:
     if train:
-        return Mentions.of(sentence for path in train for sentence in read_conll(path).sentences)
+        return Mentions.of(sentence for corpus in train for sentence in corpus.read().sentences)
     noted = checkpoint.notes.get("mentions")
     return None if noted is None else Mentions(noted)
 

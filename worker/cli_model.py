@@ -2,6 +2,13 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from model.corpora import Corpus
+
+# The formats of model.corpora, written again so that help need not import the model.
+FORMATS = ("conll", "wnut17", "btc", "tweebank")
 
 
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -20,11 +27,10 @@ def _add_evaluate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         "and for mentions that the training data holds and those it doesn't.",
     )
     parser.add_argument("checkpoint", type=Path, help="a checkpoint of `nametag train`")
-    parser.add_argument("data", type=Path, help="a CoNLL file, with IMGID: lines for pictures")
-    parser.add_argument("--images", type=Path, metavar="FOLDER", help="the pictures, named by image id")
+    _add_data(parser)
     parser.add_argument("--train", type=Path, nargs="+", default=[], metavar="FILE",
-                        help="the training data, for seen and unseen mentions (default: what the checkpoint "
-                        "knows of it)")  # fmt: skip
+                        help="the training data, in the same format, for seen and unseen mentions (default: "
+                        "what the checkpoint knows of it)")  # fmt: skip
     _add_json(parser)
     parser.set_defaults(run=_evaluate)
 
@@ -42,8 +48,8 @@ def _add_ablate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="checkpoints and results go here")
     parser.add_argument("--seeds", type=int, default=5, metavar="N", help="seeds 0 to N-1 (default: %(default)s)")
     parser.add_argument("--data", type=Path, metavar="FILE",
-                        help="the labelled file to score on (default: the validation set, which also stopped the "
-                        "training)")  # fmt: skip
+                        help="the CoNLL file to score on, its pictures among the others (default: the "
+                        "validation set, which also stopped the training)")  # fmt: skip
     _add_json(parser)
     parser.set_defaults(run=_ablate)
 
@@ -56,8 +62,7 @@ def _add_calibrate(commands: "argparse._SubParsersAction[argparse.ArgumentParser
         "id. Prints the expected calibration error before and after. Use data that wasn't trained on.",
     )
     parser.add_argument("checkpoint", type=Path, help="the checkpoint, which is replaced")
-    parser.add_argument("data", type=Path, help="a CoNLL file to fit on")
-    parser.add_argument("--images", type=Path, metavar="FOLDER", help="the pictures, named by image id")
+    _add_data(parser)
     parser.add_argument("--plot", type=Path, metavar="SVG", help="draw how reliable the confidences are")
     parser.add_argument("--dry-run", action="store_true",
                         help="fit nothing and write nothing: measure the checkpoint as it is")  # fmt: skip
@@ -76,30 +81,46 @@ def _add_inspect(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.set_defaults(run=_inspect)
 
 
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("data", type=Path, help="the labelled file; IMGID: lines name the pictures")
+    parser.add_argument("--format", default="conll", choices=FORMATS, help="what it is (default: %(default)s)")
+    parser.add_argument("--images", type=Path, metavar="FOLDER", help="the pictures, named by image id")
+
+
+def _corpus(options: argparse.Namespace, path: Path) -> "Corpus":
+    from model.corpora import Corpus
+
+    return Corpus(path=str(path), format=options.format, images=None if options.images is None else str(options.images))
+
+
 def _add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from model.evaluate import evaluate_file, render, to_json
+    from model.evaluate import evaluate, render, to_json
 
-    scores = evaluate_file(options.checkpoint, options.data, options.images, options.train)
+    train = [_corpus(options, path) for path in options.train]
+    scores = evaluate(options.checkpoint, _corpus(options, options.data), train)
     print(to_json(scores) if options.json else render(scores))
 
 
 def _ablate(options: argparse.Namespace) -> None:
     from model.ablate import ablate, render, to_json
+    from model.corpora import Corpus
     from model.train import TrainConfig
 
-    ablation = ablate(TrainConfig.from_toml(options.config), options.seeds, options.out, options.data)
+    config = TrainConfig.from_toml(options.config)
+    corpus = None if options.data is None else Corpus(path=str(options.data), images=config.images)
+    ablation = ablate(config, options.seeds, options.out, corpus)
     print(to_json(ablation) if options.json else render(ablation))
 
 
 def _calibrate(options: argparse.Namespace) -> None:
-    from model.calibration import calibrate_file, render, to_json
+    from model.calibration import calibrate, render, to_json
     from model.reliability import reliability_svg
 
-    calibration = calibrate_file(options.checkpoint, options.data, options.images, dry_run=options.dry_run)
+    calibration = calibrate(options.checkpoint, _corpus(options, options.data), dry_run=options.dry_run)
     if options.plot is not None:
         options.plot.write_text(reliability_svg(calibration.before, calibration.after), encoding="utf-8")
     print(to_json(calibration) if options.json else render(calibration))

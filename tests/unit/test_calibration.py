@@ -15,12 +15,13 @@ from model.calibration import (
     HOTTEST,
     PredictedSpans,
     best_temperature,
-    calibrate_file,
+    calibrate,
     fit_temperature,
     predicted_spans,
     render,
 )
 from model.checkpoint import Checkpoint, load, save
+from model.corpora import Corpus
 from model.crf import LinearChainCRF
 from model.data import read_conll
 from model.errors import DataError
@@ -93,7 +94,7 @@ def test_the_checkpoint_is_written_anew(small_path: Path, small_file: Path) -> N
     """A new temperature, noted with the data's digest; a new id; the weights as they were; no other file."""
     old, old_id = load(small_path)
     files = sorted(small_path.parent.iterdir())
-    told = calibrate_file(small_path, small_file)
+    told = calibrate(small_path, Corpus(path=str(small_file)))
     new, new_id = load(small_path)
     assert (told.old_id, told.new_id) == (old_id, new_id)
     assert new_id != old_id
@@ -109,7 +110,7 @@ def test_the_checkpoint_is_written_anew(small_path: Path, small_file: Path) -> N
 def test_a_dry_run_writes_nothing(small_path: Path, small_file: Path) -> None:
     """Measuring a checkpoint leaves it to the byte."""
     before = small_path.read_bytes()
-    told = calibrate_file(small_path, small_file, dry_run=True)
+    told = calibrate(small_path, Corpus(path=str(small_file)), dry_run=True)
     assert small_path.read_bytes() == before
     assert told.before == told.after
 
@@ -122,7 +123,7 @@ def test_too_few_names_are_refused(
     few.write_text("x\tO\n", encoding="utf-8")
     before = small_path.read_bytes()
     with pytest.raises(DataError, match="20 or more"):
-        calibrate_file(small_path, few)
+        calibrate(small_path, Corpus(path=str(few)))
     assert small_path.read_bytes() == before
 
 

@@ -10,12 +10,17 @@ from seqeval.metrics import f1_score
 from seqeval.scheme import IOB2
 
 from model.checkpoint import Checkpoint, save
+from model.corpora import Corpus
 from model.data import read_conll
 from model.errors import CheckpointError
-from model.evaluate import evaluate_file, predict_file
+from model.evaluate import evaluate, predict_corpus
 from model.labels import LabelSet
 from model.mentions import mention_hashes
 from worker.cli import main
+
+
+def corpus(path: Path) -> Corpus:
+    return Corpus(path=str(path))
 
 
 @pytest.fixture
@@ -34,8 +39,8 @@ def test_both_scores_are_seqevals(tmp_path: Path, raw_file: Path, small_checkpoi
     for seed in range(6):
         checkpoint = small_checkpoint(seed=seed)
         save(replace(checkpoint, labels=LabelSet.of_types(("PER", "MISC"))), path)
-        scores = evaluate_file(path, raw_file)
-        predictions = predict_file(path, raw_file)
+        scores = evaluate(path, corpus(raw_file))
+        predictions = predict_corpus(path, corpus(raw_file))
         raw = [[tag.replace("OTHER", "MISC") for tag in s.raw_tags] for s in predictions.data.sentences]
         repaired = [list(sentence.tags) for sentence in predictions.data.sentences]
         assert scores.num_repairs == 2
@@ -53,12 +58,12 @@ def test_seen_mentions_come_from_files_or_notes(
     bare, noted = tmp_path / "bare.safetensors", tmp_path / "noted.safetensors"
     save(small_checkpoint(), bare)
     save(small_checkpoint(notes={"mentions": mention_hashes(read_conll(raw_file).sentences)}), noted)
-    told = evaluate_file(bare, small_file, train=[raw_file])
+    told = evaluate(bare, corpus(small_file), [corpus(raw_file)])
     assert told.lenient_familiarity is not None
-    assert told.lenient_familiarity == evaluate_file(noted, small_file).lenient_familiarity
+    assert told.lenient_familiarity == evaluate(noted, corpus(small_file)).lenient_familiarity
     assert told.lenient_familiarity.seen.num_gold == 30
     assert told.lenient_familiarity.unseen.num_gold == 0
-    assert evaluate_file(bare, small_file).strict_familiarity is None
+    assert evaluate(bare, corpus(small_file)).strict_familiarity is None
 
 
 def test_the_command_prints_a_table_or_json(
@@ -83,4 +88,4 @@ def test_another_tower_is_refused(
     path = tmp_path / "c.safetensors"
     save(small_checkpoint("attention"), path)
     with pytest.raises(CheckpointError, match="same weights"):
-        evaluate_file(path, small_file)
+        evaluate(path, corpus(small_file))
