@@ -18,7 +18,7 @@ from model.batching import Post
 from model.checkpoint import load
 from model.corpora import Corpus
 from model.errors import CheckpointError, DataError
-from model.evaluate import evaluate_file
+from model.evaluate import evaluate
 from model.optimisation import WeightAverage, learning_rate
 from model.practice import write_practice_set
 from model.tower import build_tower, learnt_weights
@@ -54,7 +54,7 @@ def test_a_tiny_set_is_overfitted(config: TrainConfig) -> None:
     """Five posts are learnt to F1 1.0, and the checkpoint that was written scores that too."""
     result = train(replace(config, dropout=0.1, learning_rate=0.1, max_epochs=80, patience=80, unknown_dropout=0))
     assert result.best_f1 == 100
-    scores = evaluate_file(Path(result.path), Path(str(config.train)))
+    scores = evaluate(Path(result.path), Corpus(path=str(config.train)))
     assert scores.strict["overall"].f1 == 100
 
 
