@@ -42,10 +42,15 @@ class TaggedSpan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tagging:
-    """The names of a post, and the weights of the picture's regions (49), row by row."""
+    """The names of a post, the weights of the picture's regions (49), row by row, and the gate of each word.
+
+    The gate is the mean of β_v (section 2.4), 0 to 1: how much of the picture goes into the word. Attention and gate
+    are None where no picture was looked at, or where the variant has no such part.
+    """
 
     spans: tuple[TaggedSpan, ...] = ()
     attention: tuple[float, ...] | None = None
+    gate: tuple[float, ...] | None = None
 
 
 class Tagger:
@@ -97,11 +102,16 @@ class Tagger:
         ]
         spans: list[list[TaggedSpan]] = [[] for _ in inputs]
         attention: list[tuple[float, ...] | None] = [None] * len(inputs)
+        gates: list[list[float]] = [[] for _ in inputs]
         if pieces:
             for (row, _, _), tagging in zip(pieces, self._tag_pieces(pieces), strict=True):
                 spans[row] += tagging.spans
                 attention[row] = attention[row] or tagging.attention
-        return [Tagging(spans=tuple(found), attention=weights) for found, weights in zip(spans, attention, strict=True)]
+                gates[row] += tagging.gate or ()
+        return [
+            Tagging(spans=tuple(found), attention=weights, gate=tuple(gate) or None)
+            for found, weights, gate in zip(spans, attention, gates, strict=True)
+        ]
 
     def _tag_pieces(self, pieces: Sequence[tuple[int, tuple[Token, ...], Tensor | None]]) -> list[Tagging]:
         checkpoint = self._checkpoint
@@ -110,12 +120,14 @@ class Tagger:
             [features if self.uses_image else None for _, _, features in pieces],
             checkpoint.config.region_width,
         ).to(self._device)
-        emissions, attention, _ = self._network(batch)
+        emissions, attention, gates = self._network(batch)
+        by_word = None if gates is None else gates.mean(dim=2)  # (B, T)
         paths = self._network.crf.decode(emissions, batch.mask)
         return [
             Tagging(
                 spans=self._spans(tokens, path, emissions[row, : len(path)]),
                 attention=None if attention is None or features is None else tuple(attention[row].float().tolist()),
+                gate=None if by_word is None or features is None else tuple(by_word[row, : len(path)].tolist()),
             )
             for row, ((_, tokens, features), path) in enumerate(zip(pieces, paths, strict=True))
         ]
