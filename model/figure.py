@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw
 
 from model.captions import NamedSpan, Piece, paint_of, pieces_of
 from model.fonts import Fonts
-from model.heatmap import colours, full_scale, overlay
+from model.heatmap import colours, scale_of, overlay
 from model.layout import Atom, Placed, lay_out
 
 WIDTH = 760
@@ -73,10 +73,11 @@ def _draw_scale(
 ) -> None:
     width, height = _SCALE_SIZE
     baseline = top + height
-    left = MARGIN + _draw_text(canvas, (MARGIN, baseline), "attention  0 %  ", small, _FAINT)
+    low, high = scale_of(attention)
+    left = MARGIN + _draw_text(canvas, (MARGIN, baseline), f"attention of a region  {low:.1%}  ", small, _FAINT)
     ramp = np.broadcast_to(np.linspace(0, 1, width), (height, width))
     figure.paste(Image.fromarray(colours(ramp)), (round(left), top))
-    told = f"  {full_scale(attention):.0%} in one region of {len(attention)}"
+    told = f"  {high:.1%}  (an even share: {1 / len(attention):.1%})"
     _draw_text(canvas, (left + width, baseline), told, small, _FAINT)
 
 

@@ -10,6 +10,8 @@ from functools import lru_cache
 
 from PIL import ImageFont
 
+from model.errors import DataError
+
 # In order of preference; sans serif, and wide in what they cover.
 _WANTED = (
     "DejaVuSans.ttf", "NotoSans-Regular.ttf", "NotoSansCJK-Regular.ttc", "NotoSansArabic-Regular.ttf",
@@ -39,11 +41,12 @@ class Fonts:
         self.size = size
         self._fonts = [font for name in _WANTED if (font := _system_font(name, size))]
         own = ImageFont.load_default(size)
-        if isinstance(own, ImageFont.FreeTypeFont):
+        if isinstance(own, Font):
             self._fonts.append(own)
         if not self._fonts:
-            raise OSError("Pillow was built without FreeType; install its wheel to draw captions")
+            raise DataError("captions can't be drawn: Pillow was built without FreeType; install Pillow's wheel")
         self.main = self._fonts[0]
+        self._probes = [_unshaped(font) for font in self._fonts]
         self._font_of = lru_cache(_BOX_CACHE)(self._find)
 
     def runs(self, text: str) -> Iterator[Run]:
@@ -69,7 +72,13 @@ class Fonts:
     def _find(self, character: str) -> Font | None:
         if character.isspace():
             return self.main
-        return next((font for font in self._fonts if _has(font, character)), None)
+        fonts = zip(self._fonts, self._probes, strict=True)
+        return next((font for font, probe in fonts if _has(probe, character)), None)
+
+
+def _unshaped(font: Font) -> Font:
+    """The same font without shaping, which would set a lone mark on a dotted circle."""
+    return font.font_variant(layout_engine=ImageFont.Layout.BASIC)
 
 
 def _has(font: Font, character: str) -> bool:

@@ -14,29 +14,30 @@ _INFERNO = (
     0x000004, 0x160B39, 0x420A68, 0x6A176E, 0x932667, 0xBC3754, 0xDD513A, 0xF37819, 0xFCA50A, 0xF6D746, 0xFCFFA4,
 )  # fmt: skip
 _STOPS = np.array([[code >> 16, code >> 8 & 0xFF, code & 0xFF] for code in _INFERNO], dtype=np.float32)
-_VEIL = 0.62
-"""The share of colour in the mixture: the least at which a peak shows on a white picture."""
-_FULL_SCALE = 4.0
-"""The brightest colour is for no less than this many even shares, so that an even attention looks even."""
+_VEIL = 0.55
+"""The share of colour in the mixture: a peak shows on a white picture, and the picture under it too."""
+_LEAST_RANGE = 1.0
+"""Even shares from the darkest to the brightest colour, at least: an even attention shall look even."""
 
 
 def heat(attention: Sequence[float], size: tuple[int, int]) -> np.ndarray:
     """Heat (H, W) from 0 to 1 of weights (S·S), row by row, spread bilinearly over a picture of size (W, H).
 
-    1 is the greatest weight, or four even shares where that is more. Raises a ValueError where the
-    weights fill no square.
+    The ends are those of `scale_of`. Raises a ValueError where the weights fill no square.
     """
     side = math.isqrt(len(attention))
     if side == 0 or side * side != len(attention):
         raise ValueError(f"attention over {len(attention)} regions fills no square")
     cells = np.asarray(attention, dtype=np.float32).reshape(side, side)
     spread = Image.fromarray(cells).resize(size, Image.Resampling.BILINEAR)
-    return (np.asarray(spread) / full_scale(attention)).clip(0, 1)
+    low, high = scale_of(attention)
+    return ((np.asarray(spread) - low) / (high - low)).clip(0, 1)
 
 
-def full_scale(attention: Sequence[float]) -> float:
-    """The weight that gets the brightest colour."""
-    return max(*attention, _FULL_SCALE / len(attention))
+def scale_of(attention: Sequence[float]) -> tuple[float, float]:
+    """The weights that get the darkest and the brightest colour: the least and, unless too near to it, the greatest."""
+    low = min(attention)
+    return low, max(*attention, low + _LEAST_RANGE / len(attention))
 
 
 def colours(heat: np.ndarray) -> np.ndarray:
@@ -46,9 +47,9 @@ def colours(heat: np.ndarray) -> np.ndarray:
 
 
 def overlay(picture: Image.Image, attention: Sequence[float]) -> Image.Image:
-    """`picture` in RGB under the colours of its attention, of the same size."""
+    """`picture` under the colours of its attention, of the same size: in grey, so that all colour is attention."""
     veil = Image.fromarray(colours(heat(attention, picture.size)))
-    return Image.blend(picture.convert("RGB"), veil, _VEIL)
+    return Image.blend(picture.convert("L").convert("RGB"), veil, _VEIL)
 
 
 def spread_of(attention: Sequence[float]) -> float:
