@@ -1,0 +1,183 @@
+"""Finds the posts of a data set that a checkpoint tags wrong, and what each error owes to its picture."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from model.captions import NamedSpan
+from model.data import Dataset, ImageFolder, Sentence
+from model.error_groups import Evidence, Group, GroupRules, PictureReport
+from model.features import load_pixels
+from model.inference import TaggedSpan, Tagging, TaggingInput
+from model.labels import spans_of
+from model.pictures import sharpness, thumbnail
+from model.tokenizer import Token
+
+CHUNK_POSTS = 32
+"""Posts at once; memory is bounded by them and not by the data set."""
+_SHARPNESS_SIDE = 448
+
+
+class SeeingTagger(Protocol):
+    """What is asked of a tagger here."""
+
+    uses_image: bool
+
+    def look(self, pixels: Tensor) -> Tensor:
+        """Features (N, R, D) of pixels (N, 3, 224, 224)."""
+
+    def tag(self, inputs: Sequence[TaggingInput]) -> list[Tagging]:
+        """As many taggings as inputs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mention:
+    """A name of the gold at text[start:end], in code points."""
+
+    type: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorPost:
+    """A post tagged wrong. `text` is its tokens with a space between; `number` counts the posts from 1.
+
+    `tagging` is what the tagger says, `without_picture` its names for the caption alone.
+    """
+
+    number: int
+    image_id: str | None
+    tokens: tuple[Token, ...]
+    text: str
+    gold: tuple[Mention, ...]
+    tagging: Tagging
+    without_picture: tuple[TaggedSpan, ...]
+    picture: Path | None
+    evidence: Evidence
+    group: Group
+
+    @property
+    def missed(self) -> frozenset[tuple[str, int, int]]:
+        """Type, start and end of the gold names that weren't found."""
+        return _keys(self.gold) - _keys(self.tagging.spans)
+
+    @property
+    def wrong(self) -> frozenset[tuple[str, int, int]]:
+        """Type, start and end of the found names that aren't gold."""
+        return _keys(self.tagging.spans) - _keys(self.gold)
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    path: Path
+    features: Tensor
+
+
+def find_errors(
+    tagger: SeeingTagger,
+    data: Dataset,
+    folder: ImageFolder | None,
+    rules: GroupRules,
+    on_progress: Callable[[int], None] = lambda _num_posts: None,
+) -> Iterator[ErrorPost]:
+    """The posts of `data` that are tagged wrong, in order. `on_progress` learns how many posts were read."""
+    for start in range(0, len(data.sentences), CHUNK_POSTS):
+        sentences = data.sentences[start : start + CHUNK_POSTS]
+        seen = _look(tagger, sentences, folder)
+        posts = [_post(sentence) for sentence in sentences]
+        features = [None if one is None else one.features for one in seen]
+        taggings = _tag(tagger, posts, features)
+        wrong = [row for row, post in enumerate(posts) if _keys(post[2]) != _keys(taggings[row].spans)]
+        blind = _tag(tagger, [posts[row] for row in wrong], [None] * len(wrong))
+        level = _tag(tagger, [posts[row] for row in wrong], [_levelled(features[row]) for row in wrong])
+        for row, without, levelled in zip(wrong, blind, level, strict=True):
+            tokens, text, gold = posts[row]
+            found = seen[row]
+            evidence = Evidence(
+                num_errors=_num_errors(gold, taggings[row].spans),
+                num_errors_without_picture=None if found is None else _num_errors(gold, without.spans),
+                num_errors_levelled=None if found is None else _num_errors(gold, levelled.spans),
+                names_picture=tagger.uses_image and sentences[row].image_id is not None,
+                picture=None if found is None else _report(found.path),
+            )
+            yield ErrorPost(
+                number=start + row + 1,
+                image_id=sentences[row].image_id,
+                tokens=tokens,
+                text=text,
+                gold=gold,
+                tagging=taggings[row],
+                without_picture=without.spans,
+                picture=None if found is None else found.path,
+                evidence=evidence,
+                group=rules.group_of(evidence),
+            )
+        on_progress(start + len(sentences))
+
+
+def _post(sentence: Sentence) -> tuple[tuple[Token, ...], str, tuple[Mention, ...]]:
+    tokens, place = [], 0
+    for word in sentence.tokens:
+        tokens.append(Token(word, place, place + len(word)))
+        place += len(word) + 1
+    gold = tuple(
+        Mention(type=span.type, start=tokens[span.start].start, end=tokens[span.end - 1].end)
+        for span in spans_of(sentence.tags)
+    )
+    return tuple(tokens), " ".join(sentence.tokens), gold
+
+
+def _look(tagger: SeeingTagger, sentences: Sequence[Sentence], folder: ImageFolder | None) -> list[_Seen | None]:
+    seen: list[_Seen | None] = [None] * len(sentences)
+    if folder is None or not tagger.uses_image:
+        return seen
+    rows, paths, pixels = [], [], []
+    for row, sentence in enumerate(sentences):
+        path = None if sentence.image_id is None else folder.find(sentence.image_id)
+        if path is None:
+            continue
+        try:
+            pixels.append(torch.from_numpy(load_pixels(path)))
+        except (OSError, ValueError, SyntaxError):  # broken: as good as missing
+            continue
+        rows.append(row)
+        paths.append(path)
+    if pixels:
+        for row, path, features in zip(rows, paths, tagger.look(torch.stack(pixels)), strict=True):
+            seen[row] = _Seen(path, features)
+    return seen
+
+
+def _tag(
+    tagger: SeeingTagger,
+    posts: Sequence[tuple[tuple[Token, ...], str, tuple[Mention, ...]]],
+    features: Sequence[Tensor | None],
+) -> list[Tagging]:
+    return tagger.tag(
+        [TaggingInput(tokens=tokens, features=seen) for (tokens, _, _), seen in zip(posts, features, strict=True)]
+    )
+
+
+def _levelled(features: Tensor | None) -> Tensor | None:
+    """Each region as the mean of all (R, D): the attention has nothing to choose from."""
+    return None if features is None else features.float().mean(dim=0, keepdim=True).expand_as(features).to(features)
+
+
+def _report(path: Path) -> PictureReport:
+    with Image.open(path) as image:
+        shorter_side = min(image.size)
+    return PictureReport(shorter_side=shorter_side, sharpness=sharpness(thumbnail(path, _SHARPNESS_SIDE)))
+
+
+def _num_errors(gold: Sequence[NamedSpan], predicted: Sequence[NamedSpan]) -> int:
+    return len(_keys(gold) ^ _keys(predicted))
+
+
+def _keys(spans: Sequence[NamedSpan]) -> frozenset[tuple[str, int, int]]:
+    return frozenset((span.type, span.start, span.end) for span in spans)
