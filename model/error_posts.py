@@ -72,6 +72,11 @@ class ErrorPost:
         """Type, start and end of the found names that aren't gold."""
         return _keys(self.tagging.spans) - _keys(self.gold)
 
+    @property
+    def wrong_without_picture(self) -> frozenset[tuple[str, int, int]]:
+        """The same for the caption alone."""
+        return _keys(self.without_picture) - _keys(self.gold)
+
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
