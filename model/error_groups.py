@@ -70,8 +70,8 @@ class GroupRules:
             Group.UNRELATED: "The picture is good enough, and the prediction gets better when it is taken away "
             "(and no less so than with all regions alike): what it shows misled the tagger.",
             Group.POOR: "The post names a picture that is missing or can't be read, whose shorter side is under "
-            f"{self.min_shorter_side} pixels, or that is blurred or all but empty: the variance of its Laplacian, at 224×224 "
-            f"pixels in grey, is under {self.min_sharpness:g}.",
+            f"{self.min_shorter_side} pixels, or that is blurred or all but empty: the variance of "
+            f"its Laplacian, in grey at 224×224 pixels, is under {self.min_sharpness:g}.",
             Group.ASTRAY: "The picture is good enough, and the prediction gets better when all its regions count "
             "alike, more so than without the picture: the picture helps, but not where the tagger looked.",
             Group.TEXT: "None of these: the post names no picture, or taking the picture or the attention away "
@@ -79,8 +79,4 @@ class GroupRules:
         }[group]
 
     def _is_poor(self, picture: PictureReport | None) -> bool:
-        return (
-            picture is None
-            or picture.shorter_side < self.min_shorter_side
-            or picture.sharpness < self.min_sharpness
-        )
+        return picture is None or picture.shorter_side < self.min_shorter_side or picture.sharpness < self.min_sharpness

@@ -5,7 +5,7 @@ One HTML file and a folder of small pictures; no script, nothing from elsewhere,
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 
@@ -26,6 +26,8 @@ MAX_GATES = 60
 
 _STYLE = Path(__file__).with_name("errors_page.css")
 _PICTURE_SIDE = 480
+# A second lock: were a word of a post to slip through, it could neither run nor load a thing.
+_POLICY = "default-src 'none'; img-src 'self' file:; style-src 'unsafe-inline'"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +36,7 @@ class PageConfig:
 
     checkpoint: str
     max_posts: int = 50
-    rules: GroupRules = GroupRules()
+    rules: GroupRules = field(default_factory=GroupRules)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,12 +84,11 @@ def _page(report: PageReport, data: Dataset, config: PageConfig, articles: dict[
         f'<td class="number">{report.num_wrong[group]}</td><td>{config.rules.explain(group)}</td></tr>\n'
         for group in Group
     )
-    # The policy is a second lock: were a word of a post to slip through, it could neither run nor load a thing.
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src 'self' file:; style-src 'unsafe-inline'">
+<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title>
 <style>
@@ -172,9 +173,7 @@ def _figure(source: str, picture: Image.Image, alternative: str, caption: str) -
     )
 
 
-def _caption(
-    post: ErrorPost, spans: Iterable[NamedSpan], errors: frozenset[tuple[str, int, int]], error: str
-) -> str:
+def _caption(post: ErrorPost, spans: Iterable[NamedSpan], errors: frozenset[tuple[str, int, int]], error: str) -> str:
     shown = [span for span in spans if span.end <= MAX_CHARACTERS]
     is_error = iter([(span.type, span.start, span.end) in errors for span in shown])
     told = ""

@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw
 
 from model.captions import NamedSpan, Piece, paint_of, pieces_of
 from model.fonts import Fonts
-from model.heatmap import colours, scale_of, overlay
+from model.heatmap import colours, overlay, scale_of
 from model.layout import Atom, Placed, lay_out
 
 WIDTH = 760
@@ -26,9 +26,7 @@ _FAINT = "#565d6b"
 _SCALE_SIZE = (180, 10)
 
 
-def draw_figure(
-    picture: Image.Image, attention: Sequence[float], text: str, spans: Iterable[NamedSpan]
-) -> Image.Image:
+def draw_figure(picture: Image.Image, attention: Sequence[float], text: str, spans: Iterable[NamedSpan]) -> Image.Image:
     """The figure, 760 px wide and as high as the caption needs; a caption of over 12 lines is cut short, visibly."""
     fonts, small = Fonts(_TEXT_SIZE), Fonts(_SMALL_SIZE)
 
@@ -98,9 +96,7 @@ def _draw_line(canvas: ImageDraw.ImageDraw, top: int, line: Sequence[Placed], fo
         _draw_text(canvas, (left, top + 28), atom.text, small if atom.is_label else fonts, ink)
 
 
-def _draw_text(
-    canvas: ImageDraw.ImageDraw, at: tuple[float, float], text: str, fonts: Fonts, ink: str
-) -> float:
+def _draw_text(canvas: ImageDraw.ImageDraw, at: tuple[float, float], text: str, fonts: Fonts, ink: str) -> float:
     """Draw on the baseline at `at`; gives back the width."""
     left, baseline = at
     for run in fonts.runs(text):

@@ -64,6 +64,7 @@ class Tagger:
         self.checkpoint_id = checkpoint_id
         self.variant = str(checkpoint.config.variant)
         self.uses_image = checkpoint.config.uses_image
+        self.has_attention = checkpoint.config.variant in ("attention", "attention_gate")
         self.labels = checkpoint.labels
         self.tower_digest = checkpoint.tower_digest
         self.feature_shape = (NUM_REGIONS, checkpoint.config.region_width)

@@ -109,10 +109,9 @@ def _taken_along(line: list[Atom], atom: Atom) -> list[Atom]:
     return along
 
 
-def _place(
-    line: list[Atom], measure: Measure, width: float, space: float, is_right: bool
-) -> list[Placed]:
-    placed, left = [], 0.0
+def _place(line: list[Atom], measure: Measure, width: float, space: float, is_right: bool) -> list[Placed]:
+    placed: list[Placed] = []
+    left = 0.0
     for number, atom in enumerate(_in_visual_order(line, is_right)):
         left += space if number and _is_gap(placed[-1].atom, atom, line) else 0.0
         placed.append(Placed(atom=atom, left=left, width=measure(atom)))

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from worker import cli_model
+from worker.cli_seeing import add_errors, add_tag
 
 EXIT_OK = 0
 EXIT_FAILED = 1
@@ -63,6 +64,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_practice(commands)
     _add_train(commands)
     cli_model.add_commands(commands)
+    add_tag(commands)
+    add_errors(commands)
     return parser
 
 

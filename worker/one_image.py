@@ -1,0 +1,71 @@
+"""The picture of one caption: a file of the user's, or a URL by way of the worker's guarded fetcher."""
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+
+from worker.decode import DecodeLimits, Decoder, Pixels
+from worker.errors import ImageError
+from worker.fetch import FetchLimits, ImageFetcher
+from worker.image_status import ImageStatus
+from worker.settings import Settings
+
+_ORIGINS = "set NAMETAG_IMAGES__ALLOW_ORIGINS to fetch from your own network"
+_ADVICE = {
+    ImageStatus.BLOCKED_ADDRESS: _ORIGINS,
+    ImageStatus.UNSUPPORTED: "convert it to JPEG, PNG, WebP, GIF or AVIF",
+    ImageStatus.TOO_LARGE: "make it smaller",
+    ImageStatus.TOO_SLOW: "try again, or download it and name the file",
+    ImageStatus.HOST_DOWN: "try again, or download it and name the file",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OneImage:
+    """A picture as it came, and the pixels that the tower looks at."""
+
+    data: bytes
+    pixels: Pixels
+    is_remote: bool
+
+
+async def read_image(name: str, settings: Settings) -> OneImage:
+    """The picture at a path or an http(s) URL, decoded as any worker does it: in a process of its own.
+
+    Raises `ImageError` with what is wrong with it, and what to do.
+    """
+    is_remote = name.lower().startswith(("http://", "https://"))
+    try:
+        if is_remote:
+            data = await _fetch(name, settings)
+        else:
+            data = await asyncio.to_thread(_read_file, name, settings.images.max_image_bytes)
+        async with Decoder(DecodeLimits()) as decoder:
+            pixels = await decoder.decode(data)
+    except ImageError as error:
+        advice = _ADVICE.get(error.status, "name another with --image")
+        shown = "the image" if is_remote else name
+        raise ImageError(error.status, f"{shown} can't be used ({error.status}: {error}); {advice}") from error
+    return OneImage(data=data, pixels=pixels, is_remote=is_remote)
+
+
+async def _fetch(url: str, settings: Settings) -> bytes:
+    limits = FetchLimits(
+        total_seconds=settings.images.total_seconds,
+        max_image_bytes=settings.images.max_image_bytes,
+        allow_origins=settings.images.allow_origins,
+    )
+    async with ImageFetcher(limits) as fetcher:
+        return await fetcher.fetch(url)
+
+
+def _read_file(name: str, max_bytes: int) -> bytes:
+    try:
+        with Path(name).open("rb") as file:
+            data = file.read(max_bytes + 1)
+    except (OSError, ValueError) as error:  # a name with a NUL is a ValueError
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ImageError(ImageStatus.NOT_FOUND, reason[:1].lower() + reason[1:]) from error
+    if len(data) > max_bytes:
+        raise ImageError(ImageStatus.TOO_LARGE, f"over {max_bytes} bytes")
+    return data
