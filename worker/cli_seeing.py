@@ -142,7 +142,7 @@ def _draw(path: Path, data: bytes | None, text: str, tagging: "Tagging") -> None
     from model.pictures import thumbnail
 
     if data is None or tagging.attention is None:
-        raise DataError("the caption holds no word, so the tagger looked nowhere; leave out --heatmap, or give it words")
+        raise DataError("the caption holds no word, so there is no attention to draw; leave out --heatmap")
     figure = draw_figure(thumbnail(io.BytesIO(data), PICTURE_SIDE), tagging.attention, text, tagging.spans)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
