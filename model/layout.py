@@ -50,7 +50,7 @@ def lay_out(
         if lines[-1] and used + gap + measure(atom) > width:
             if len(lines) == max_lines:
                 return [_place(line, measure, width, space, bool(is_first_right)) for line in lines], False
-            lines.append(_taken_along(lines[-1], atom))
+            lines.append(_taken_along(lines[-1], atom, measure, width))
             used, gap = sum(map(measure, lines[-1])), 0.0
         lines[-1].append(atom)
         used += gap + measure(atom)
@@ -95,16 +95,16 @@ def _fitting(atoms: Iterable[Atom], measure: Measure, width: float) -> Iterator[
             rest, is_spaced = rest[end:], False
 
 
-def _taken_along(line: list[Atom], atom: Atom) -> list[Atom]:
+def _taken_along(line: list[Atom], atom: Atom, measure: Measure, width: float) -> list[Atom]:
     """What goes to the next line with `atom`: the words to which it is glued, such as the # before it."""
     if atom.is_spaced:
         return []
     start = len(line) - 1
     while start > 0 and not line[start].is_spaced:
         start -= 1
-    if start == 0:  # the line has nothing else
-        return []
     along = line[start:]
+    if start == 0 or sum(map(measure, along)) + measure(atom) > width:
+        return []
     del line[start:]
     return along
 
@@ -132,8 +132,6 @@ def _in_visual_order(line: list[Atom], is_right: bool) -> list[Atom]:
     for atom in line:
         told = None if atom.is_label else is_right_to_left(atom.text)
         goes_right = (stretches[-1][0] if stretches else is_right) if told is None else told
-        if atom.is_label and stretches:
-            goes_right = stretches[-1][0]
         if stretches and stretches[-1][0] == goes_right:
             stretches[-1][1].append(atom)
         else:

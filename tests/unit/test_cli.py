@@ -8,7 +8,9 @@ import pytest
 
 from worker.cli import main
 
-COMMANDS = ("demo", "worker", "tokenize", "practice", "train", "evaluate", "ablate", "calibrate", "inspect")
+COMMANDS = (
+    "demo", "worker", "tokenize", "practice", "train", "evaluate", "ablate", "calibrate", "inspect", "tag", "errors",
+)  # fmt: skip
 
 
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,7 +3,9 @@
 import re
 from collections.abc import Sequence
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from torch import Tensor
 
 from model.data import Dataset, ImageFolder, Sentence
 from model.error_groups import Group
+from model.error_posts import CHUNK_POSTS
 from model.errors import DataError
 from model.errors_page import PageConfig, PageReport, write_errors_page
 from model.inference import TaggedSpan, Tagging, TaggingInput
@@ -95,16 +98,17 @@ def sentence(gold: str, image_id: str | None, words: tuple[str, ...] = ("Paris",
     return Sentence(words, tags, tags, image_id)
 
 
-def written(out: Path, images: Path | None, *sentences: Sentence, max_posts: int = 50) -> tuple[PageReport, Page]:
+def written(out: Path, images: Path | None, *sentences: Sentence, **options: Any) -> tuple[PageReport, Page]:
+    """Write the page of `sentences`; `options` are a tagger and max_posts."""
     data = Dataset(sentences, 0, "0" * 64, "<data>&.txt")
     folder = None if images is None else ImageFolder(images)
-    config = PageConfig(checkpoint='"check"<point>', max_posts=max_posts)
-    report = write_errors_page(out, FakeTagger(), data, folder, config)
+    config = PageConfig(checkpoint='"check"<point>', max_posts=options.get("max_posts", 50))
+    report = write_errors_page(out, options.get("tagger", FakeTagger()), data, folder, config)
     return report, Page(report.page)
 
 
 def test_errors_land_in_the_group_of_their_evidence(tmp_path: Path, images: Path) -> None:
-    """What the caption alone gets right is unrelated, what an even attention does is astray; right posts are left out."""
+    """What the caption alone gets right is unrelated, what an even attention does is astray."""
     report, page = written(
         tmp_path / "out",
         images,
@@ -124,7 +128,7 @@ def test_errors_land_in_the_group_of_their_evidence(tmp_path: Path, images: Path
 
 def test_no_word_of_a_post_becomes_markup(tmp_path: Path, images: Path) -> None:
     """Tags, quotes, entities, control characters and bidirectional marks of a post are shown, not obeyed."""
-    _, page = written(tmp_path / "out", images, sentence('X"><b>', "good", HOSTILE), sentence("LOC", '"><i>', HOSTILE))
+    _, page = written(tmp_path / "out", images, sentence('X"><b>', "good", HOSTILE), sentence("MISC", '"><i>', HOSTILE))
     assert {"script", "a", "img"} & set(page.tags) == {"a", "img"}
     assert not [name for _, name, _ in page.attributes if name.startswith("on")]
     for word in ("<script>alert(1)</script>", "\"'><img/src=x/onerror=alert(2)>", "</bdi></dd></article>", "&amp;"):
@@ -158,7 +162,7 @@ def test_the_page_can_be_heard(tmp_path: Path, images: Path) -> None:
     levels = [int(tag[1]) for tag in page.tags if re.fullmatch("h[1-6]", tag)]
     assert levels[0] == 1
     assert levels.count(1) == 1
-    assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
+    assert all(after <= before + 1 for before, after in pairwise(levels))
     alternatives = page.values("alt")
     assert len(alternatives) == page.tags.count("img") == 4
     assert len(set(alternatives)) == 4
@@ -167,7 +171,9 @@ def test_the_page_can_be_heard(tmp_path: Path, images: Path) -> None:
 
 def test_a_limit_bounds_the_page_and_not_the_count(tmp_path: Path, images: Path) -> None:
     """Beyond the limit posts of a group are counted, but neither shown nor are their pictures written."""
-    report, page = written(tmp_path / "out", images, *[sentence("LOC", "good")] * 70, max_posts=3)
+    tagger = FakeTagger()
+    report, page = written(tmp_path / "out", images, *[sentence("LOC", "good")] * 70, max_posts=3, tagger=tagger)
+    assert tagger.most_posts <= CHUNK_POSTS
     assert report.num_wrong[Group.UNRELATED] == 70
     assert page.tags.count("article") == 3
     assert len(list((tmp_path / "out" / "pictures").iterdir())) == 6

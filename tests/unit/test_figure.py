@@ -91,6 +91,13 @@ def test_what_is_glued_stays_together() -> None:
     assert words(lines) == [["aaaa", "bbbbb"], ["#", "Paris", "LOC", "!"]]
 
 
+def test_what_is_glued_and_too_long_is_broken() -> None:
+    """A word longer than a line is broken after a short one too, and stays within the width."""
+    for length in range(1, 40):
+        for line in laid_out("w " + "x" * length, [Mention(type="PER", start=2, end=2 + length)], width=100):
+            assert line[-1].left + line[-1].width <= 100
+
+
 def test_right_to_left_is_set_from_the_right() -> None:
     """An Arabic caption ends at the right edge, its first word last; a Latin word in it keeps its place."""
     lines = laid_out("مرحبا Paris مدينة", width=300)

@@ -69,3 +69,15 @@ def test_attention_adds_up_to_one(tagger: Tagger) -> None:
     assert len(with_picture.attention) == 49
     assert abs(sum(with_picture.attention) - 1) < 1e-5
     assert without.attention is None
+
+
+def test_each_word_has_a_gate(tagger: Tagger) -> None:
+    """As many gates as words, each from 0 to 1, in a post longer than a window too; none without a picture."""
+    features = torch.randn(tagger.feature_shape).half()
+    for text in ("so happy about Paris !", "word " * 600):
+        tokens = tagger.tokenize(text)
+        (tagging,) = tagger.tag([TaggingInput(tokens=tokens, features=features)])
+        assert tagging.gate is not None
+        assert len(tagging.gate) == len(tokens)
+        assert all(0 <= gate <= 1 for gate in tagging.gate)
+        assert tagger.tag([TaggingInput(tokens=tokens)])[0].gate is None
