@@ -9,9 +9,10 @@ from typing import Any
 import torch
 
 from model.batching import make_batches
-from model.checkpoint import Checkpoint, save
+from model.calibration import fit_temperature
+from model.checkpoint import Checkpoint, load, save
 from model.distributed import Ranks, joined_ranks
-from model.evaluate import predict, score
+from model.evaluate import lenient_spans, mention_hashes, predict, score, strict_spans
 from model.features import ImageFeatures, load_pixels
 from model.guidelines import GuidelineLoss
 from model.labels import spans_of
@@ -62,6 +63,8 @@ def train(config: TrainConfig, *, resume: bool = False) -> TrainResult:
             if training.standing.best_f1 < 0:
                 raise
             report.say("interrupted: the best so far is kept; --resume goes on where the last whole epoch ended")
+        if ranks.is_first:
+            training.calibrate()
     standing = training.standing
     return TrainResult(
         path=config.out,
@@ -126,6 +129,14 @@ class _Training:
         if self._ranks.is_first:
             self.resume_file.remove()
 
+    def calibrate(self) -> None:
+        """Fit the kept checkpoint's temperature on the validation set, and write it anew."""
+        path = Path(self._config.out)
+        kept, _ = load(path)
+        data = self._data
+        temperature = fit_temperature(kept.build(), kept.labels, kept.vocabulary, data.valid, self._valid_features())
+        save(replace(kept, temperature=temperature), path)
+
     def _run_epoch(self, epoch: int, rate: float) -> float:
         """The mean loss of a post over an epoch."""
         self._module.train()
@@ -149,21 +160,22 @@ class _Training:
     def _validate(self, epoch: int) -> float:
         """The validation set's F1; keeps the checkpoint if it is the best, and the resume file anyway."""
         with nullcontext() if self._average is None else self._average.in_place():
-            f1 = self._valid_f1()
+            f1, strict_f1 = self._valid_f1s()
             if f1 > self.standing.best_f1:
                 self.standing = replace(self.standing, best_f1=f1, best_epoch=epoch)
-                self._save()
+                self._save(strict_f1)
         self.standing = replace(self.standing, num_epochs=epoch + 1)
         self.resume_file.write(self.standing)
         return f1
 
-    def _valid_f1(self) -> float:
+    def _valid_f1s(self) -> tuple[float, float]:
+        """Lenient and strict F1 of the validation set."""
         data = self._data
-        # `predict` works on the CPU.
-        predicted = predict(self._network.cpu(), data.labels, data.vocabulary, data.valid, self._valid_features())
-        self._network.to(self._ranks.device)
+        # `predict` works where the network is; the features are on the CPU.
+        predicted = predict(self._network, data.labels, data.vocabulary, data.valid, self._valid_features())
         gold = [spans_of(sentence.tags) for sentence in data.valid.sentences]
-        return score(gold, [spans_of(tags) for tags in predicted])["overall"].f1
+        lenient, strict = ([read(tags) for tags in predicted] for read in (lenient_spans, strict_spans))
+        return score(gold, lenient)["overall"].f1, score(gold, strict)["overall"].f1
 
     def _valid_features(self) -> ImageFeatures:
         """The features of the validation set's pictures, as the tower sees them by now."""
@@ -177,7 +189,7 @@ class _Training:
             seen.by_id[name] = self._tower.tower(pixels)[0].cpu()
         return seen
 
-    def _save(self) -> None:
+    def _save(self, strict_f1: float) -> None:
         config, data = self._config, self._data
         if self._tower is not None:
             self._tower.write(learnt_weights(Path(config.out)))
@@ -191,12 +203,12 @@ class _Training:
             tower=config.tower,
             tower_digest="" if data.tower is None else data.tower.digest,
             state={name: tensor.half() if config.half else tensor for name, tensor in state.items()},
-            notes=_notes(config, data, self.standing),
+            notes=_notes(config, data, self.standing, strict_f1),
         )
         save(checkpoint, Path(config.out))
 
 
-def _notes(config: TrainConfig, data: TrainingData, standing: Standing) -> dict[str, Any]:
+def _notes(config: TrainConfig, data: TrainingData, standing: Standing, strict_f1: float) -> dict[str, Any]:
     # Where the files were is nobody's business; what they were, their digests say.
     paths = ("train", "valid", "out", "images", "features", "log", "embeddings", "tower_weights")
     return {
@@ -214,6 +226,7 @@ def _notes(config: TrainConfig, data: TrainingData, standing: Standing) -> dict[
         "valid": {"file": data.valid.name, "sha256": data.valid.digest},
         "pictures": str(data.features),
         "valid_f1": standing.best_f1,
+        "valid_strict_f1": strict_f1,
+        "mentions": mention_hashes(sentence for _, corpus in data.corpora for sentence in corpus.sentences),
         "epoch": standing.best_epoch,
-        "torch": torch.__version__,
     }

@@ -15,6 +15,7 @@ import torch
 
 import model.train
 from model.batching import Post
+from model.card import read_card
 from model.checkpoint import load
 from model.corpora import Corpus
 from model.errors import CheckpointError, DataError
@@ -129,7 +130,7 @@ def test_ctrl_c_before_anything_is_learnt(config: TrainConfig, monkeypatch: pyte
 def test_stops_early(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Patience counts the epochs since the best."""
     f1s = iter([10.0, 30.0, 20.0, 30.0, 40.0])
-    monkeypatch.setattr(model.train._Training, "_valid_f1", lambda self: next(f1s))
+    monkeypatch.setattr(model.train._Training, "_valid_f1s", lambda self: (next(f1s), 0.0))
     result = train(replace(config, patience=2, max_epochs=9))
     assert (result.best_f1, result.best_epoch, result.num_epochs) == (30, 1, 4)
 
@@ -285,3 +286,14 @@ class _Interrupting(list[list[Post]]):
     def __iter__(self) -> Iterator[list[Post]]:
         yield self[0]
         raise KeyboardInterrupt
+
+
+def test_the_checkpoint_tells_of_its_training(config: TrainConfig) -> None:
+    """Both F1s, a fitted temperature, and which mentions are seen ones."""
+    path = Path(train(config).path)
+    card = read_card(path)
+    assert {"valid_f1", "valid_strict_f1"} <= set(card.notes)
+    assert card.num_mentions
+    scores = evaluate(path, Corpus(path=str(config.train)))
+    assert scores.lenient_familiarity is not None
+    assert scores.lenient_familiarity.unseen.num_gold == 0
