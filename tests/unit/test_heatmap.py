@@ -1,10 +1,13 @@
 """The attention over a picture: the right pixels light up, in an order of brightness that can be trusted."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from model.heatmap import colours, heat, overlay, scale_of, spread_of
+from model.pictures import sharpness, thumbnail
 
 SIDE = 7
 
@@ -69,3 +72,24 @@ def test_the_spread_counts_regions() -> None:
     """One region alone is 1, all alike are 49."""
     assert spread_of((1.0, *[0.0] * 48)) == pytest.approx(1)
     assert spread_of((1 / 49,) * 49) == pytest.approx(49)
+
+
+def test_a_blur_is_less_sharp_at_any_size() -> None:
+    """Sharpness falls with a blur, and is that of the tower's size however large the picture."""
+    noise = np.random.default_rng(0).integers(0, 255, (56, 56), dtype=np.uint8)
+    sharp = Image.fromarray(noise).resize((896, 896), Image.Resampling.NEAREST)
+    blurred = sharp.filter(ImageFilter.GaussianBlur(30))
+    assert sharpness(sharp) > 50 > sharpness(blurred)
+    assert sharpness(sharp.resize((448, 448))) == pytest.approx(sharpness(sharp), rel=0.3)
+
+
+def test_a_thumbnail_is_upright_white_and_small(tmp_path: Path) -> None:
+    """EXIF turns it, transparency is white, and the longer side is what was asked for."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (200, 100), "red").save(tmp_path / "turned.jpg", exif=exif)
+    assert thumbnail(tmp_path / "turned.jpg", 50).size == (25, 50)
+    Image.new("RGBA", (20, 20), (0, 0, 0, 0)).save(tmp_path / "clear.png")
+    assert thumbnail(tmp_path / "clear.png", 50).getpixel((10, 10)) == (255, 255, 255)
+    Image.fromarray(np.full((10, 10), 0x8000, dtype=np.uint16)).save(tmp_path / "deep.png")
+    assert thumbnail(tmp_path / "deep.png", 50).getpixel((5, 5)) == (128, 128, 128)
