@@ -30,8 +30,9 @@ class Evidence:
     """What the rules look at.
 
     Errors are names missed plus names wrong. Those `without_picture` are of the caption alone, those `levelled` of
-    all regions alike, each the mean of the 49; None where no picture was looked at. `names_picture`: the
-    post names one, and the variant looks at pictures; `picture` is None where it is missing or broken.
+    all regions alike, each the mean of the 49; None where no picture was looked at. `names_picture`: the post
+    names one, a folder of pictures was given, and the variant looks at them; `picture` is None where it is
+    missing or broken.
     """
 
     num_errors: int
@@ -74,8 +75,8 @@ class GroupRules:
             f"its Laplacian, in grey at 224×224 pixels, is under {self.min_sharpness:g}.",
             Group.ASTRAY: "The picture is good enough, and the prediction gets better when all its regions count "
             "alike, more so than without the picture: the picture helps, but not where the tagger looked.",
-            Group.TEXT: "None of these: the post names no picture, or taking the picture or the attention away "
-            "mends nothing. The words are to blame.",
+            Group.TEXT: "None of these: the post names no picture, the tagger was given none to look at, or taking the "
+            "picture or the attention away mends nothing. The words are to blame.",
         }[group]
 
     def _is_poor(self, picture: PictureReport | None) -> bool:

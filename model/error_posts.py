@@ -91,7 +91,10 @@ def find_errors(
     rules: GroupRules,
     on_progress: Callable[[int], None] = lambda _num_posts: None,
 ) -> Iterator[ErrorPost]:
-    """The posts of `data` that are tagged wrong, in order. `on_progress` learns how many posts were read."""
+    """The posts of `data` that are tagged wrong, in order; without a folder no picture counts as missing.
+
+    `on_progress` learns how many posts were read.
+    """
     for start in range(0, len(data.sentences), CHUNK_POSTS):
         sentences = data.sentences[start : start + CHUNK_POSTS]
         seen = _look(tagger, sentences, folder)
@@ -108,7 +111,7 @@ def find_errors(
                 num_errors=_num_errors(gold, taggings[row].spans),
                 num_errors_without_picture=None if found is None else _num_errors(gold, without.spans),
                 num_errors_levelled=None if found is None else _num_errors(gold, levelled.spans),
-                names_picture=tagger.uses_image and sentences[row].image_id is not None,
+                names_picture=tagger.uses_image and folder is not None and sentences[row].image_id is not None,
                 picture=None if found is None else _report(found.path),
             )
             yield ErrorPost(

@@ -126,6 +126,13 @@ def test_errors_land_in_the_group_of_their_evidence(tmp_path: Path, images: Path
     assert "8 of 9 posts" in page.text
 
 
+def test_without_a_folder_no_picture_is_blamed(tmp_path: Path) -> None:
+    """Whoever gives no pictures learns what the words are to blame for, and not that pictures are missing."""
+    report, page = written(tmp_path / "out", None, sentence("MISC", "good"))
+    assert report.num_wrong[Group.TEXT] == 1
+    assert "img" not in page.tags
+
+
 def test_no_word_of_a_post_becomes_markup(tmp_path: Path, images: Path) -> None:
     """Tags, quotes, entities, control characters and bidirectional marks of a post are shown, not obeyed."""
     _, page = written(tmp_path / "out", images, sentence('X"><b>', "good", HOSTILE), sentence("MISC", '"><i>', HOSTILE))
