@@ -27,12 +27,16 @@ env: .venv/.made  ## the environment alone
 	touch $@
 
 services: env  ## what the tests need and the machine lacks
-	@command -v redis-server >/dev/null || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
-	  && apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq redis-server \
-	  || echo "redis-server is missing: install it, or set NAMETAG_TEST_REDIS"; }
-	@command -v mvn >/dev/null || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
-	  && apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq maven openjdk-17-jre-headless \
-	  || echo "Maven and Java 17 are missing: install them, or set NAMETAG_TEST_KAFKA"; }
+	@$(call need,redis-server,redis-server,install it or set NAMETAG_TEST_REDIS)
+	@$(call need,mvn,maven openjdk-17-jre-headless,install Maven and Java 17 or set NAMETAG_TEST_KAFKA)
+	@$(call need,chromium,chromium,install it for the test of the page of errors)
+
+# A command, Debian's packages of it, and what to do where they can't be installed.
+define need
+command -v $(1) >/dev/null || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
+  && apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $(2); } \
+  || echo "$(1) is missing: $(3)"
+endef
 
 format: env  ## format and mend what can be mended
 	$(BIN)/ruff format .

@@ -4,6 +4,7 @@ import asyncio
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -15,7 +16,7 @@ from model.inference import Tagger
 from worker.batches import Batcher, BatchLimits
 from worker.cache import Cache, CacheLimits, MemoryCache, RedisCache
 from worker.decode import DecodeLimits, Decoder
-from worker.errors import CheckpointUnavailable, WorkerError
+from worker.errors import CheckpointUnavailable, SettingsError, WorkerError
 from worker.fetch import FetchLimits, ImageFetcher
 from worker.images import ImageSource
 from worker.kafka_sink import KafkaSink, KafkaSinkConfig, TransactionalKafkaSink
@@ -35,6 +36,13 @@ class Files:
     events: str
     dead_letters: str
 
+    def check(self) -> None:
+        """Raise `SettingsError` where two are one file: to open one for writing empties it."""
+        named = [Path(path) for path in (self.posts, self.events, self.dead_letters) if path != "-"]
+        files = [path.resolve() for path in named if not path.is_char_device()]
+        if len(set(files)) < len(files):
+            raise SettingsError("--input, --output and --dead-letters must name three different files")
+
 
 async def run_worker(
     settings: Settings,
@@ -49,17 +57,19 @@ async def run_worker(
     left out where nobody asks for it. Raises a `WorkerError` or `ConsumersError` that says what
     to do, or an ExceptionGroup of whatever else stopped it.
     """
+    stop = asyncio.Event()
+    _stop_on_signals(stop)
     metrics = Metrics()
+    if files is not None:
+        files.check()
+    cache = _cache(settings, metrics)
     tagger = await asyncio.to_thread(_load_tagger, settings)
     metrics.checkpoint.labels(tagger.checkpoint_id, tagger.variant).set(1)
-    cache = _cache(settings, metrics)
     fetch_limits = FetchLimits(
         total_seconds=settings.images.total_seconds,
         max_image_bytes=settings.images.max_image_bytes,
         allow_origins=settings.images.allow_origins,
     )
-    stop = asyncio.Event()
-    _stop_on_signals(stop)
     try:
         async with ImageFetcher(fetch_limits) as fetcher, Decoder(DecodeLimits()) as decoder:
             parts = Parts(
@@ -144,11 +154,19 @@ def _connection(settings: Settings) -> KafkaConnection:
 def _cache(settings: Settings, metrics: Metrics) -> Cache:
     if settings.redis.url is None:
         return MemoryCache(max_bytes=settings.images.memory_cache_bytes)
-    return RedisCache(
-        settings.redis.url.get_secret_value(),
-        CacheLimits(timeout_seconds=settings.redis.timeout_seconds),
-        on_event=lambda event: metrics.cache_events.labels(event).inc(),
-    )
+    limits = CacheLimits(timeout_seconds=settings.redis.timeout_seconds)
+    try:
+        return RedisCache(
+            settings.redis.url.get_secret_value(),
+            limits,
+            on_event=lambda event: metrics.cache_events.labels(event).inc(),
+        )
+    except ValueError:
+        # Without the cause, which quotes the URL and the password in it.
+        raise SettingsError(
+            "redis.url is no URL of a Redis, such as redis://user:password@host:6379/0 (rediss:// for TLS); "
+            "in a password, write / ? # @ and : as %2F %3F %23 %40 and %3A"
+        ) from None
 
 
 def _batch_limits(settings: Settings) -> BatchLimits:

@@ -1,0 +1,34 @@
+"""The composition root refuses what can't work before anything is loaded or opened."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from worker.errors import SettingsError
+from worker.service import Files, run_worker
+from worker.settings import load_settings
+
+
+@pytest.mark.parametrize("url", ["redis://u:SECRETPW/x@127.0.0.1:6379/0", "redis://h:notaport/0", "nonsense"])
+def test_a_wrong_redis_url_is_told_without_its_password(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One sentence names the setting, and quotes nothing of a URL that holds a password."""
+    monkeypatch.setenv("NAMETAG_REDIS__URL", url)
+    with pytest.raises(SettingsError, match=r"redis\.url") as caught:
+        asyncio.run(run_worker(load_settings()))
+    assert "SECRET" not in str(caught.value)
+    assert caught.value.__suppress_context__
+
+
+@pytest.mark.parametrize("events", ["posts.jsonl", "./posts.jsonl", "letters.jsonl", "link.jsonl"])
+def test_an_output_that_is_the_input_is_refused(events: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The posts stay as they were, under whatever name the file was given twice."""
+    monkeypatch.chdir(tmp_path)
+    posts = tmp_path / "posts.jsonl"
+    posts.write_text('{"id": "1", "text": "a"}\n')
+    (tmp_path / "link.jsonl").symlink_to(posts)
+    with pytest.raises(SettingsError, match="three different files"):
+        asyncio.run(
+            run_worker(load_settings(), Files(posts="posts.jsonl", events=events, dead_letters="letters.jsonl"))
+        )
+    assert posts.read_text() == '{"id": "1", "text": "a"}\n'
