@@ -246,6 +246,7 @@ def test_bad_settings(tmp_path: Path, setting: str, message: str) -> None:
         TrainConfig.from_toml(tmp_path / "train.toml")
 
 
+@pytest.mark.slow
 def test_two_processes(config: TrainConfig) -> None:
     """Two gloo processes under torchrun learn what one learns: gradients are those of the whole batch."""
     config = replace(config, dropout=0, unknown_dropout=0, batch_size=3, max_epochs=3)
