@@ -8,6 +8,7 @@ import base64
 import json
 import random
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -24,6 +25,7 @@ from pydantic import (
 from consumers import tweets, wire
 from consumers.errors import BadMessage, Reason
 from consumers.source import Message, Position
+from consumers.tweets import ShownText
 
 SCHEMA_VERSION: Literal[1] = 1
 
@@ -76,6 +78,11 @@ class Post(WireModel):
             return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
         return value
 
+    @cached_property
+    def shown(self) -> ShownText:
+        """The text as its readers see it, which is what the tagger reads."""
+        return ShownText(self.text)
+
     def choose_image(self, choice: ImageChoice) -> str | None:
         """The URL of the picture to look at; `random` is seeded by the id, so a replay chooses the same."""
         urls = self.image_urls or ((self.image_url,) if self.image_url else ())
@@ -84,13 +91,22 @@ class Post(WireModel):
         return urls[0] if choice == "first" else random.Random(self.id).choice(urls)
 
 
+class Tweet(Post):
+    """A post that came as a v1.1 tweet: its text keeps the escapes of Twitter's API, its readers don't see them."""
+
+    @cached_property
+    def shown(self) -> ShownText:
+        """The text with its escapes turned back."""
+        return ShownText.of_tweet(self.text)
+
+
 class Entity(WireModel):
     """A named entity, and where it stands in the text."""
 
     type: str = Field(description="PER, LOC, ORG or MISC, or another label of the checkpoint.")
-    text: str = Field(description="The words of the mention: text[start:end].")
+    text: str = Field(description="The words of the mention: text[start:end], so a tweet's may read `AT&amp;T`.")
     confidence: float = Field(ge=0, le=1, description="Probability of exactly this span and type.")
-    start: int = Field(ge=0, description="First code point of the mention in the original text.")
+    start: int = Field(ge=0, description="First code point of the mention in the text as it was delivered.")
     end: int = Field(ge=0, description="One past its last code point.")
     start_utf16: int = Field(ge=0, description="`start` in UTF-16 units, as JavaScript and Java count.")
     end_utf16: int = Field(ge=0, description="`end` in UTF-16 units.")
@@ -153,7 +169,7 @@ class EntityEvent(WireModel):
     lang: str | None = None
     created_at: AwareDatetime | None = None
     tagged_at: AwareDatetime
-    text: str | None = Field(None, description="The post's original text; absent with include_text = false.")
+    text: str | None = Field(None, description="The post's text as it was delivered; absent with include_text = false.")
     entities: tuple[Entity, ...] = ()
     image: ImageReport
     checkpoint: CheckpointName
@@ -244,11 +260,12 @@ def read_post(message: Message, *, max_bytes: int) -> Post:
     body = _read_object(message.value)
     if kind := tweets.control_kind(body):
         raise BadMessage(Reason.NOT_A_POST, f"it is a stream's {kind} notice, not a post")
-    fields = tweets.post_fields(body) if tweets.is_tweet(body) else body
+    is_tweet = tweets.is_tweet(body)
+    fields = tweets.post_fields(body) if is_tweet else body
     if fields.get("text") is None:
         raise BadMessage(Reason.NO_TEXT, "the post has no text; send an empty one for a picture alone")
     try:
-        return Post.model_validate(fields)
+        return (Tweet if is_tweet else Post).model_validate(fields)
     except ValidationError as error:
         raise BadMessage(Reason.NOT_A_POST, _explain(error)) from error
 

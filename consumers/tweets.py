@@ -1,6 +1,8 @@
 """Tweet objects of Twitter's v1.1 API, of whatever year, read as posts."""
 
-import html
+import re
+from bisect import bisect_left
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,6 +23,41 @@ _CONTROL_KEYS = frozenset(
     }
 )
 
+# The three that Twitter writes. It escapes once, so one pass turns them back: `&amp;lt;` was `&lt;`.
+_ESCAPES = {"&amp;": "&", "&lt;": "<", "&gt;": ">"}
+_ESCAPE = re.compile("|".join(_ESCAPES))
+
+
+@dataclass(frozen=True, slots=True)
+class ShownText:
+    """A text as its readers see it, and where each of its characters stands in the text as it was delivered.
+
+    `unescaped` are the places in `text` of the characters that were escaped, in order. `shifts[k]` is how
+    much longer the first k of them were delivered.
+    """
+
+    text: str
+    unescaped: tuple[int, ...] = ()
+    shifts: tuple[int, ...] = (0,)
+
+    @classmethod
+    def of_tweet(cls, delivered: str) -> "ShownText":
+        """A tweet's text with its `&amp;`, `&lt;` and `&gt;` turned back; any other `&` stays as it is."""
+        pieces: list[str] = []
+        unescaped: list[int] = []
+        shifts = [0]
+        done = 0
+        for match in _ESCAPE.finditer(delivered):
+            pieces += delivered[done : match.start()], _ESCAPES[match.group()]
+            unescaped.append(match.start() - shifts[-1])
+            shifts.append(shifts[-1] + len(match.group()) - 1)
+            done = match.end()
+        return cls("".join(pieces) + delivered[done:], tuple(unescaped), tuple(shifts))
+
+    def delivered(self, offset: int) -> int:
+        """The offset in the text as delivered, in code points, of an offset between two characters of `text`."""
+        return offset + self.shifts[bisect_left(self.unescaped, offset)]
+
 
 def is_tweet(body: dict[str, Any]) -> bool:
     """Whether `body` is a v1.1 tweet rather than a post of our own schema."""
@@ -39,8 +76,8 @@ def control_kind(body: dict[str, Any]) -> str | None:
 def post_fields(tweet: dict[str, Any]) -> dict[str, Any]:
     """The fields of a post, from a tweet.
 
-    The text is the one that Twitter shows: the long one where there is one, with its HTML entities
-    (`&amp;`, `&lt;`, `&gt;`) turned back. Photos of a retweet may stand only in the original.
+    The text is the long one where there is one, as it was delivered: `ShownText.of_tweet` turns its
+    escapes back for the tagger. Photos of a retweet may stand only in the original.
     """
     whole = _nested(tweet, "extended_tweet") or tweet
     text = whole.get("full_text") or whole.get("text") or tweet.get("text")
@@ -52,7 +89,7 @@ def post_fields(tweet: dict[str, Any]) -> dict[str, Any]:
         "created_at": _time(tweet.get("created_at")),
     }
     if isinstance(text, str):
-        fields["text"] = html.unescape(text) if "&" in text else text
+        fields["text"] = text
     return fields
 
 

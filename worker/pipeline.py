@@ -176,7 +176,7 @@ class Pipeline:
             self._finished.set()
 
     async def _prepare(self, post: Post) -> tuple[Prepared, ImageReport]:
-        tokens = self._parts.tagger.tokenize(post.text)
+        tokens = self._parts.tagger.tokenize(post.shown.text)
         url = post.choose_image(self._config.image_choice)
         if url is None or not self._parts.tagger.uses_image or not tokens:
             return Prepared(tokens=tokens), ImageReport(status=ImageStatus.NONE, url=url)
@@ -200,7 +200,13 @@ class Pipeline:
             tagged_at=datetime.now(UTC),
             text=post.text if self._config.include_text else None,
             entities=tuple(
-                Entity.cut(post.text, type=span.type, start=span.start, end=span.end, confidence=span.confidence)
+                Entity.cut(
+                    post.text,
+                    type=span.type,
+                    start=post.shown.delivered(span.start),
+                    end=post.shown.delivered(span.end),
+                    confidence=span.confidence,
+                )
                 for span in spans
             ),
             image=report,

@@ -1,6 +1,7 @@
 """What is read as a post, what becomes a dead letter, and what goes out."""
 
 import json
+import re
 from datetime import UTC, datetime
 
 import jsonschema
@@ -111,7 +112,7 @@ def test_the_random_image_is_the_same_in_a_replay() -> None:
 
 
 def test_a_tweet_is_taken_as_it_is() -> None:
-    """A v1.1 tweet gives the long text, unescaped, its photo and its time in UTC."""
+    """A v1.1 tweet gives the long text as delivered, its photo and its time in UTC."""
     tweet = {
         "id_str": "99",
         "id": 99,
@@ -132,7 +133,8 @@ def test_a_tweet_is_taken_as_it_is() -> None:
         },
     }
     post = read(json.dumps(tweet).encode())
-    assert (post.id, post.text, post.source) == ("99", "R&D in Paris", "twitter")
+    assert (post.id, post.text, post.source) == ("99", "R&amp;D in Paris", "twitter")
+    assert post.shown.text == "R&D in Paris"
     assert post.image_urls == ("https://p/1.jpg", "https://p/2.jpg")
     assert post.created_at == datetime(2021, 1, 1, 17, 29, tzinfo=UTC)
 
@@ -142,6 +144,38 @@ def test_a_retweets_photo_may_stand_in_the_original() -> None:
     media = {"media": [{"type": "photo", "media_url": "http://p/1.jpg"}]}
     tweet = {"id_str": "1", "text": "RT", "retweeted_status": {"id_str": "0", "entities": media}}
     assert read(json.dumps(tweet).encode()).image_urls == ("http://p/1.jpg",)
+
+
+PIECES = st.sampled_from(
+    ["&amp;", "&lt;", "&gt;", "&", ";", "amp;", "&AMP;", "&quot;", "&#38;", "😀", "\ud83d", "a", " "]
+)
+
+
+@given(st.lists(st.one_of(PIECES, st.text(st.characters(), max_size=3))), st.data())
+def test_a_tweets_offsets_are_those_of_its_delivered_text(pieces: list[str], data: st.DataObject) -> None:
+    """Whatever is cut from what the tagger reads is, escaped again, what stands there in the delivered text."""
+    post = read(json.dumps({"id_str": "1", "text": "".join(pieces)}).encode(), 100_000)
+    shown = post.shown
+    start = data.draw(st.integers(0, len(shown.text)))
+    end = data.draw(st.integers(start, len(shown.text)))
+    entity = Entity.cut(post.text, type="PER", start=shown.delivered(start), end=shown.delivered(end), confidence=1.0)
+    assert re.sub("&(amp|lt|gt);", _turn_back, entity.text) == shown.text[start:end]
+    assert re.sub("&(amp|lt|gt);", _turn_back, post.text[: entity.start]) == shown.text[:start]
+    units = post.text.encode("utf-16-le", "surrogatepass")[2 * entity.start_utf16 : 2 * entity.end_utf16]
+    assert units.decode("utf-16-le", "surrogatepass") == entity.text
+    assert shown.delivered(len(shown.text)) == len(post.text)
+
+
+def _turn_back(match: re.Match[str]) -> str:
+    return {"amp": "&", "lt": "<", "gt": ">"}[match[1]]
+
+
+@given(st.lists(st.one_of(PIECES, st.text(max_size=3))).map("".join))
+def test_a_plain_post_is_read_as_it_stands(text: str) -> None:
+    """Only tweets are escaped: the tagger reads a plain post character for character."""
+    post = read(json.dumps({"id": 1, "text": text}).encode(), 100_000)
+    assert post.shown.text == post.text
+    assert [post.shown.delivered(offset) for offset in range(len(post.text) + 1)] == [*range(len(post.text) + 1)]
 
 
 @given(st.text(max_size=40), st.data())

@@ -141,12 +141,13 @@ class Images:
 
 
 class Tagger:
-    """Finds every `Anna`; breaks on the word `breaks`, or on everything."""
+    """Finds every `Anna`, or another name; breaks on the word `breaks`, or on everything."""
 
     checkpoint_id = "c"
     variant = "attention_gate"
     uses_image = True
     broken = False
+    name = "Anna"
 
     def tokenize(self, text: str) -> tuple[Token, ...]:
         return tuple(tokenize(text))
@@ -163,7 +164,7 @@ class Tagger:
         spans = tuple(
             TaggedSpan(type="PER", start=token.start, end=token.end, confidence=0.9)
             for token in item.tokens
-            if token.text == "Anna"
+            if token.text == self.name
         )
         return Tagging(spans=spans, attention=None if item.features is None else (1 / 49,) * 49)
 
@@ -445,6 +446,37 @@ def test_the_event_says_what_became_of_the_picture() -> None:
     assert [len(event.entities) for event in events] == [1, 1, 1, 1, 0]
     assert list(world.images.remembered) == ["d2"]
     assert world.count("nametag_images_total", status="too_slow") == 1
+
+
+@pytest.mark.parametrize("include_text", [True, False])
+def test_a_tweets_entities_stand_in_its_text_as_delivered(include_text: bool) -> None:
+    """The tagger reads `&`, the event counts `&amp;`, in both units; a plain post is never unescaped."""
+    delivered = "😀 R&amp;D &lt;3 Anna &amp;amp; Anna"
+
+    async def scenario(world: World) -> None:
+        world.send(post(0, text=delivered, id_str="7"), post(1, text=delivered))
+        await world.finish()
+
+    world = run(scenario, include_text=include_text)
+    tweet, plain = (outcome for outcome in world.sink.outcomes if isinstance(outcome, EntityEvent))
+    for event in (tweet, plain):
+        assert event.text == (delivered if include_text else None)
+        assert [delivered[entity.start : entity.end] for entity in event.entities] == ["Anna", "Anna"]
+        assert [entity.start_utf16 - entity.start for entity in event.entities] == [1, 1]
+
+
+def test_an_entity_may_hold_an_escape() -> None:
+    """A mention with `&` in it is given as the tweet was delivered."""
+
+    async def scenario(world: World) -> None:
+        world.tagger.name = "AT&T"
+        world.send(post(0, text="&gt; at AT&amp;T &lt;3", id_str="7"), post(1, text="at AT&amp;T"))
+        await world.finish()
+
+    world = run(scenario)
+    tweet, plain = (outcome for outcome in world.sink.outcomes if isinstance(outcome, EntityEvent))
+    assert [(entity.text, entity.start, entity.end) for entity in tweet.entities] == [("AT&amp;T", 8, 16)]
+    assert plain.entities == ()
 
 
 def test_a_partition_that_goes_takes_its_unfinished_work_along() -> None:
