@@ -7,6 +7,7 @@ The JSON Schemas in `consumers/schemas/` are generated from these models
 import base64
 import json
 import random
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +20,7 @@ from pydantic import (
     Field,
     StringConstraints,
     ValidationError,
+    ValidatorFunctionWrapHandler,
     field_validator,
 )
 
@@ -52,7 +54,9 @@ class Post(WireModel):
     image_url: ImageUrl | None = Field(None, description="The post's picture.")
     image_urls: tuple[ImageUrl, ...] = Field((), description="Its pictures, where there are several.")
     created_at: AwareDatetime | None = Field(
-        None, description="RFC 3339, or Unix time in seconds. Without an offset: UTC."
+        None,
+        description="RFC 3339, or Unix time in seconds (from 2·10¹⁰ on, in milliseconds). Without an offset: UTC. "
+        "One that can't be read is left out of the event.",
     )
     source: str | None = Field(None, description="Where the post was made, such as `twitter`.")
     lang: str | None = Field(None, description="BCP 47 language tag.")
@@ -70,13 +74,30 @@ class Post(WireModel):
             raise ValueError("holds half of a surrogate pair")
         return value
 
-    @field_validator("created_at", mode="before")
+    @field_validator("image_url", mode="before")
     @classmethod
-    def _utc_unless_told(cls, value: object) -> object:
+    def _none_if_blank(cls, value: object) -> object:
+        return None if _is_blank(value) else value
+
+    @field_validator("image_urls", mode="before")
+    @classmethod
+    def _without_blanks(cls, value: object) -> object:
+        if value is None:
+            return ()
+        return [url for url in value if not _is_blank(url)] if isinstance(value, list | tuple) else value
+
+    @field_validator("created_at", mode="wrap")
+    @classmethod
+    def _none_if_unreadable(cls, value: object, read: ValidatorFunctionWrapHandler) -> object:
         if isinstance(value, str) and not value.isdigit():
-            moment = datetime.fromisoformat(value)
-            return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-        return value
+            with suppress(ValueError):
+                moment = datetime.fromisoformat(value)
+                value = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        try:
+            return read(value)
+        except ValueError:
+            # A post without its date is still a post.
+            return None
 
     @cached_property
     def shown(self) -> ShownText:
@@ -278,16 +299,32 @@ def _read_object(data: bytes) -> dict[str, Any]:
         where = f" at character {error.pos}" if hasattr(error, "pos") else ""
         raise BadMessage(Reason.NOT_JSON, f"the message is no JSON in UTF-8{where}") from error
     if not isinstance(body, dict):
-        raise BadMessage(Reason.NOT_A_POST, f"a JSON object was expected, not {type(body).__name__}")
+        raise BadMessage(Reason.NOT_A_POST, "the message is JSON, but no JSON object")
     return body
 
 
+# What is wanted of each field of a post, as far as a post can be refused for it.
+_WANTED = {
+    "id": "must be a string of 1 to 256 characters without half of a surrogate pair, or a whole number",
+    "text": "must be a string",
+    "image_url": "must be a string",
+    "image_urls": "must be a list of strings",
+    "source": "must be a string",
+    "lang": "must be a string",
+}
+
+
 def _explain(error: ValidationError) -> str:
-    problems = (
-        f"{'.'.join(str(step) for step in problem['loc'])}: {problem['msg']}"
-        for problem in error.errors(include_url=False, include_input=False)
+    """What is wrong in our own words: the validator's would speak of Python's types, and may quote the post."""
+    problems = {str(problem["loc"][0]): problem["type"] for problem in error.errors(include_url=False)}
+    return "; ".join(
+        f"the post has no {field}" if kind == "missing" else f"the post's {field} {_WANTED[field]}"
+        for field, kind in problems.items()
     )
-    return "; ".join(problems)[:500]
+
+
+def _is_blank(url: object) -> bool:
+    return url is None or (isinstance(url, str) and not url.strip())
 
 
 def _base64(data: bytes | None) -> str | None:

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from consumers.errors import BadMessage, Reason
-
 TWITTER_TIME = "%a %b %d %H:%M:%S %z %Y"
 
 _CONTROL_KEYS = frozenset(
@@ -126,5 +124,6 @@ def _time(value: object) -> datetime | object:
         return value
     try:
         return datetime.strptime(value, TWITTER_TIME).astimezone(UTC)
-    except ValueError as error:
-        raise BadMessage(Reason.NOT_A_POST, f"created_at: {value[:60]!r} is not a time as Twitter writes it") from error
+    except (ValueError, OverflowError):
+        # Archives write it in other ways; the post reads those that it can.
+        return value
