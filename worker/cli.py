@@ -138,23 +138,28 @@ def _add_train(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def _demo(options: argparse.Namespace) -> None:
-    from rich.console import Console
-
-    from worker.demo import run_demo
     from worker.logs import configure_logs
     from worker.settings import load_settings
 
     configure_logs("text", logging.WARNING)
-    asyncio.run(run_demo(options.out, load_settings(), Console()))
+    settings = load_settings()
+    # After the settings, for these import torch: what is wrong in the settings is told at once.
+    from rich.console import Console
+
+    from worker.demo import run_demo
+
+    asyncio.run(run_demo(options.out, settings, Console()))
 
 
 def _worker(options: argparse.Namespace) -> None:
     from worker.logs import configure_logs
-    from worker.service import Files, run_worker
     from worker.settings import load_settings
 
     settings = load_settings(options.config)
     configure_logs(settings.log_format)
+    # After the settings, for it imports torch: what is wrong in the settings is told at once.
+    from worker.service import Files, run_worker
+
     files = None
     if options.input is not None:
         files = Files(posts=options.input, events=options.output, dead_letters=options.dead_letters)

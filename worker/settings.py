@@ -1,20 +1,30 @@
 """Settings: one TOML file and `NAMETAG_…` variables, read here and nowhere else.
 
 A variable wins over the file, the file over the default. `NAMETAG_KAFKA__GROUP_ID` is
-`group_id` in the file's table `[kafka]`.
+`group_id` in the file's table `[kafka]`; `NAMETAG_KAFKA` is the whole table, as a JSON object.
 """
 
+import json
 import os
 import tomllib
+from collections.abc import Iterator
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from worker.errors import SettingsError
 
 STARTER_CHECKPOINT = Path(__file__).parent.parent / "model" / "starter" / "practice.safetensors"
+
+PREFIX = "NAMETAG_"
+BETWEEN = "__"
+
+SettingPath = tuple[str, ...]
+"""A setting's name, or its table's and its own."""
 
 
 class Table(BaseModel):
@@ -26,85 +36,120 @@ class Table(BaseModel):
 class KafkaTable(Table):
     """The brokers, the topics and the consumer group."""
 
-    bootstrap_servers: str = Field("localhost:9092", description="Brokers, separated by commas.")
-    posts_topic: str = "posts"
-    entities_topic: str = "entities"
-    dead_letters_topic: str = "dead-letters"
-    group_id: str = "nametag"
+    bootstrap_servers: str = Field("localhost:9092", description="The brokers as host:port, separated by commas.")
+    posts_topic: str = Field("posts", description="The topic that posts are read from.")
+    entities_topic: str = Field("entities", description="The topic that entity events are written to.")
+    dead_letters_topic: str = Field("dead-letters", description="The topic for messages that can't be tagged.")
+    group_id: str = Field("nametag", description="The consumer group; workers of one group share the partitions.")
     group_instance_id: str | None = Field(
         None, description="A name that outlives a restart, unlike any other worker's: then no rebalance follows one."
     )
-    delivery: Literal["exactly_once", "at_least_once"] = "exactly_once"
-    transaction_seconds: float = Field(
-        15.0, gt=0, description="How long a dead worker's transaction may hold up the readers of its events."
+    delivery: Literal["exactly_once", "at_least_once"] = Field(
+        "exactly_once", description="Whether events and offsets are committed in one transaction, or one after another."
     )
-    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
-    sasl_mechanism: str | None = None
-    sasl_username: str | None = None
-    sasl_password: SecretStr | None = None
-    ssl_cafile: str | None = None
-    ssl_certfile: str | None = None
-    ssl_keyfile: str | None = None
-    session_timeout_seconds: float = Field(45.0, gt=0)
+    transaction_seconds: float = Field(
+        15.0,
+        gt=0,
+        description="For how many seconds a dead worker's transaction may hold up the readers of its events.",
+    )
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT", description="Whether the brokers are spoken to over TLS (SSL), with a login (SASL), or both."
+    )
+    sasl_mechanism: str | None = Field(None, description="How to log in, such as PLAIN or SCRAM-SHA-512.")
+    sasl_username: str | None = Field(None, description="The login's name.")
+    sasl_password: SecretStr | None = Field(None, description="The login's password.")
+    ssl_cafile: str | None = Field(None, description="A PEM file of the authorities to trust; without: the system's.")
+    ssl_certfile: str | None = Field(None, description="A PEM file with the worker's own certificate.")
+    ssl_keyfile: str | None = Field(None, description="A PEM file with the key of that certificate.")
+    session_timeout_seconds: float = Field(
+        45.0, gt=0, description="After how many silent seconds the group gives a worker's partitions to others."
+    )
 
 
 class RedisTable(Table):
     """The image cache. Without a URL it is kept in memory."""
 
-    url: SecretStr | None = Field(None, description="redis://, rediss:// or unix://.")
-    timeout_seconds: float = Field(0.25, gt=0)
+    url: SecretStr | None = Field(None, description="Where Redis is: redis://, rediss:// or unix://.")
+    timeout_seconds: float = Field(
+        0.25, gt=0, description="How many seconds an answer may take, before a picture is fetched without the cache."
+    )
 
 
 class ImagesTable(Table):
     """How pictures are fetched."""
 
-    choice: Literal["first", "random"] = Field("first", description="Which, where a post has several.")
-    allow_origins: frozenset[str] = Field(
-        frozenset(), description="Origins exempt from the address guard, such as your own CDN's."
+    choice: Literal["first", "random"] = Field("first", description="Which picture, where a post has several.")
+    allow_origins: Annotated[frozenset[str], NoDecode] = Field(
+        frozenset(),
+        description="Origins exempt from the address guard, such as your own CDN's: a list, or separated by commas.",
     )
-    total_seconds: float = Field(5.0, gt=0)
-    max_image_bytes: int = Field(10 * 1024 * 1024, gt=0)
-    memory_cache_bytes: int = Field(256 * 1024 * 1024, gt=0)
+    total_seconds: float = Field(5.0, gt=0, description="How many seconds a picture may take, redirects included.")
+    max_image_bytes: int = Field(10 * 1024 * 1024, gt=0, description="The largest picture to fetch, in bytes.")
+    memory_cache_bytes: int = Field(
+        256 * 1024 * 1024, gt=0, description="The size of the cache in memory in bytes, where there is no Redis."
+    )
+
+    @field_validator("allow_origins", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        if value.lstrip().startswith("["):
+            try:
+                return json.loads(value)
+            except ValueError as error:
+                raise ValueError(
+                    'must be origins separated by commas, or a JSON list such as ["http://127.0.0.1:8000"]'
+                ) from error
+        return [origin.strip() for origin in value.split(",") if origin.strip()]
 
 
 class BatchTable(Table):
     """The limits of a batch on the device."""
 
-    max_posts: int = Field(32, gt=0)
-    max_padded_tokens: int = Field(4096, gt=0)
-    max_images: int = Field(16, gt=0)
+    max_posts: int = Field(32, gt=0, description="The most posts in a batch.")
+    max_padded_tokens: int = Field(4096, gt=0, description="The most tokens in a batch, padding included.")
+    max_images: int = Field(16, gt=0, description="The most pictures in a batch whose features aren't cached.")
 
 
 class ServerTable(Table):
     """The worker's own HTTP server: /metrics, /healthz and /readyz."""
 
-    host: str = "127.0.0.1"
-    port: int = Field(9464, ge=0, le=65535, description="0 takes a free port.")
+    host: str = Field("127.0.0.1", description="The address to listen on; 0.0.0.0 is every one.")
+    port: int = Field(9464, ge=0, le=65535, description="The port to listen on; 0 takes a free one.")
 
 
 class Settings(BaseSettings):
     """All that a worker can be told."""
 
-    model_config = SettingsConfigDict(env_prefix="NAMETAG_", env_nested_delimiter="__", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_nested_delimiter=BETWEEN, extra="forbid", frozen=True)
 
-    checkpoint: Path = Field(STARTER_CHECKPOINT, description="The tagger's file.")
-    device: str = Field("cpu", description="cpu, cuda or cuda:N.")
+    checkpoint: Path = Field(STARTER_CHECKPOINT, description="The tagger's file, as `nametag train` makes it.")
+    device: str = Field("cpu", description="Where the tagger runs: cpu, cuda or cuda:N.")
     threads: int = Field(0, ge=0, description="The tagger's CPU threads; 0: one fewer than there are cores.")
     include_text: bool = Field(True, description="Whether events carry the post's text.")
     include_attention: bool = Field(False, description="Whether events carry the 7×7 attention.")
-    max_post_bytes: int = Field(256 * 1024, gt=0)
-    max_in_flight_posts: int = Field(512, gt=0)
-    max_in_flight_bytes: int = Field(64 * 1024 * 1024, gt=0)
-    shutdown_seconds: float = Field(20.0, gt=0, description="For finishing what is under way at SIGTERM.")
-    flush_seconds: float = Field(
-        0.1, ge=0, description="The least time between two publications, under load; more is cheaper, and later."
+    max_post_bytes: int = Field(256 * 1024, gt=0, description="The largest message to read as a post, in bytes.")
+    max_in_flight_posts: int = Field(
+        512, gt=0, description="How many posts may be under way, from being read to being acknowledged."
     )
-    log_format: Literal["text", "json"] = "text"
-    kafka: KafkaTable = KafkaTable()
-    redis: RedisTable = RedisTable()
-    images: ImagesTable = ImagesTable()
-    batch: BatchTable = BatchTable()
-    server: ServerTable = ServerTable()
+    max_in_flight_bytes: int = Field(
+        64 * 1024 * 1024, gt=0, description="How many bytes the posts under way may have together."
+    )
+    shutdown_seconds: float = Field(
+        20.0, gt=0, description="How many seconds there are at SIGTERM to finish what is under way."
+    )
+    flush_seconds: float = Field(
+        0.1,
+        ge=0,
+        description="The least seconds between two publications, under load; more is cheaper, and later.",
+    )
+    log_format: Literal["text", "json"] = Field("text", description="Whether logs are lines of text or of JSON.")
+    kafka: KafkaTable = Field(KafkaTable(), description="The brokers, the topics and the consumer group.")
+    redis: RedisTable = Field(RedisTable(), description="The image cache.")
+    images: ImagesTable = Field(ImagesTable(), description="How pictures are fetched.")
+    batch: BatchTable = Field(BatchTable(), description="The limits of a batch on the device.")
+    server: ServerTable = Field(ServerTable(), description="The worker's own HTTP server.")
 
     @classmethod
     def settings_customise_sources(
@@ -122,16 +167,13 @@ class Settings(BaseSettings):
 def load_settings(path: Path | None = None) -> Settings:
     """The settings in force. Raises `SettingsError` with every field that is wrong, and how to set it."""
     values = _read_toml(path) if path is not None else {}
-    _refuse_unknown_variables()
+    origins = dict.fromkeys(_paths(values), str(path)) | _check_variables()
     try:
         return Settings(**values)
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"
-            for problem in error.errors(include_url=False, include_input=False)
-        )
-        origin = f"{path} or NAMETAG_… variables" if path else "NAMETAG_… variables"
-        raise SettingsError(f"the settings ({origin}) are wrong: {problems}") from error
+        problems = error.errors(include_url=False, include_input=False)
+        told = "; ".join(_explain(problem, origins) for problem in problems)
+        raise SettingsError(f"the settings are wrong: {told}") from error
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -143,15 +185,84 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise SettingsError(f"{path} is no TOML: {error}") from error
 
 
-def _refuse_unknown_variables() -> None:
-    """pydantic-settings overlooks a misspelt top-level variable; a newcomer shouldn't have to find out."""
-    known = {f"NAMETAG_{name.upper()}" for name in Settings.model_fields}
-    unknown = [
-        name
-        for name in os.environ
-        if name.startswith("NAMETAG_") and not name.startswith("NAMETAG_TEST_") and name.split("__")[0] not in known
-    ]
-    if unknown:
-        raise SettingsError(
-            f"no such setting: {', '.join(sorted(unknown))}; the settings are {', '.join(sorted(known))}"
-        )
+def _tables() -> dict[str, type[Table]]:
+    """The tables among the settings, by name."""
+    kinds = {name: field.annotation for name, field in Settings.model_fields.items()}
+    return {name: kind for name, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, Table)}
+
+
+def _paths(values: dict[str, Any]) -> Iterator[SettingPath]:
+    """Where values stand: each key, and each key of a table."""
+    for name, value in values.items():
+        yield (name,)
+        if isinstance(value, dict):
+            yield from ((name, key) for key in value)
+
+
+def _check_variables() -> dict[SettingPath, str]:
+    """The variable that gives each setting.
+
+    pydantic-settings overlooks a misspelt top-level variable, and tells of one that is no JSON without its
+    name; a newcomer shouldn't have to find out.
+    """
+    tables = _tables()
+    known = [*Settings.model_fields, *(table + BETWEEN + key for table in tables for key in tables[table].model_fields)]
+    origins: dict[SettingPath, str] = {}
+    problems: list[str] = []
+    for variable in sorted(os.environ):
+        if not variable.upper().startswith(PREFIX) or variable.upper().startswith(PREFIX + "TEST_"):
+            continue
+        name = variable[len(PREFIX) :].lower()
+        if name in tables:
+            try:
+                origins |= dict.fromkeys(_paths({name: _read_table(os.environ[variable])}), variable)
+            except ValueError:
+                problems.append(_no_table(variable, name))
+        elif name in known:
+            origins[tuple(name.split(BETWEEN))] = variable
+        else:
+            problems.append(_no_such_variable(variable, name, known))
+    if problems:
+        raise SettingsError("; ".join(problems))
+    return origins
+
+
+def _read_table(text: str) -> dict[str, Any]:
+    table = json.loads(text)
+    if not isinstance(table, dict):
+        raise ValueError("no JSON object")
+    return table
+
+
+def _no_table(variable: str, table: str) -> str:
+    key, field = next(iter(_tables()[table].model_fields.items()))
+    example = json.dumps({key: field.default or "redis://localhost:6379"})
+    return (
+        f"{variable} stands for a whole table, so it must be a JSON object such as {example}; "
+        f"one key alone is set with {variable}{BETWEEN}{key.upper()}"
+    )
+
+
+def _no_such_variable(variable: str, name: str, known: list[str]) -> str:
+    glued = [right for right in known if right.replace(BETWEEN, "_") == name.replace(BETWEEN, "_")]
+    if glued:
+        right = PREFIX + glued[0].upper()
+        return f"no such setting: {variable}; did you mean {right}, with two underscores after the table's name?"
+    if near := get_close_matches(name, known, n=1):
+        return f"no such setting: {variable}; did you mean {PREFIX}{near[0].upper()}?"
+    return f"no such setting: {variable}; the settings are {', '.join(PREFIX + right.upper() for right in known)}"
+
+
+def _explain(problem: ErrorDetails, origins: dict[SettingPath, str]) -> str:
+    """One wrong setting: its name, where it came from, and what it must be."""
+    path = tuple(map(str, problem["loc"][:2]))
+    origin = origins.get(path) or origins.get(path[:1]) or "the default"
+    setting = f"{'.'.join(path)} ({origin})"
+    if problem["type"] == "extra_forbidden":
+        table = _tables()[path[0]] if len(path) > 1 else Settings
+        near = get_close_matches(path[-1], table.model_fields, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"the keys are {', '.join(table.model_fields)}"
+        return f"{setting} is no setting; {hint}"
+    if problem["type"] in ("model_type", "model_attributes_type"):
+        return f"{setting} must be a table"
+    return f"{setting} {problem['msg'].removeprefix('Value error, ').replace('Input should', 'must')}"

@@ -1,11 +1,14 @@
 """Settings: the file, the variables, and what is said when they are wrong."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from worker.errors import SettingsError
-from worker.settings import load_settings
+from worker.settings import BatchTable, ImagesTable, KafkaTable, RedisTable, ServerTable, Settings, load_settings
 
 
 def test_a_variable_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,11 +37,97 @@ def test_a_wrong_file_is_named_with_its_field(tmp_path: Path, toml: str, told: s
     assert str(path) in str(caught.value)
 
 
-def test_a_misspelt_variable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A variable that means nothing is an error, not silence."""
-    monkeypatch.setenv("NAMETAG_KAFKAA__GROUP_ID", "x")
-    with pytest.raises(SettingsError, match="NAMETAG_KAFKAA__GROUP_ID"):
+@pytest.mark.parametrize(
+    ("toml", "told"),
+    [
+        ("[kafka]\nbootstrap_server = 'a'\n",
+         "kafka.bootstrap_server (FILE) is no setting; did you mean bootstrap_servers?"),
+        ("[kafkaa]\ngroup_id = 'a'\n", "kafkaa (FILE) is no setting; did you mean kafka?"),
+        ("[batch]\nxyz = 1\n", "batch.xyz (FILE) is no setting; the keys are max_posts, max_padded_tokens, max_images"),
+        ("[batch]\nmax_posts = 0\n", "batch.max_posts (FILE) must be greater than 0"),
+        ("batch = 3\n", "batch (FILE) must be a table"),
+    ],
+)  # fmt: skip
+def test_a_wrong_key_is_told_with_the_right_one(tmp_path: Path, toml: str, told: str) -> None:
+    """The sentence names the key, the file, and the nearest right key."""
+    path = tmp_path / "nametag.toml"
+    path.write_text(toml)
+    with pytest.raises(SettingsError) as caught:
+        load_settings(path)
+    assert str(caught.value) == "the settings are wrong: " + told.replace("FILE", str(path))
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "told"),
+    [
+        ("NAMETAG_KAFKA_GROUP_ID", "x", "did you mean NAMETAG_KAFKA__GROUP_ID, with two underscores"),
+        ("NAMETAG_MAX__POST_BYTES", "9", "did you mean NAMETAG_MAX_POST_BYTES"),
+        ("NAMETAG_KAFKAA__GROUP_ID", "x", "NAMETAG_KAFKAA__GROUP_ID; did you mean NAMETAG_KAFKA__GROUP_ID?"),
+        ("NAMETAG_KAFKA__BOOTSTRAP_SERVER", "x", "did you mean NAMETAG_KAFKA__BOOTSTRAP_SERVERS?"),
+        ("NAMETAG_DEVICE__NAME", "x", "no such setting: NAMETAG_DEVICE__NAME"),
+        ("NAMETAG_QWX", "x", "the settings are NAMETAG_CHECKPOINT, "),
+        ("NAMETAG_KAFKA", "nojson", 'NAMETAG_KAFKA stands for a whole table, so it must be a JSON object such as '
+         '{"bootstrap_servers": "localhost:9092"}; one key alone is set with NAMETAG_KAFKA__BOOTSTRAP_SERVERS'),
+        ("NAMETAG_REDIS", "[1]", 'NAMETAG_REDIS stands for a whole table, so it must be a JSON object such as {"url"'),
+        ("NAMETAG_KAFKA", '{"group": "x"}', "kafka.group (NAMETAG_KAFKA) is no setting; did you mean group_id?"),
+        ("NAMETAG_BATCH__MAX_POSTS", "many", "batch.max_posts (NAMETAG_BATCH__MAX_POSTS) must be a valid integer"),
+        ("NAMETAG_LOG_FORMAT", "xml", "log_format (NAMETAG_LOG_FORMAT) must be 'text' or 'json'"),
+        ("NAMETAG_IMAGES__ALLOW_ORIGINS", '["http://a', "images.allow_origins (NAMETAG_IMAGES__ALLOW_ORIGINS) must be "
+         "origins separated by commas, or a JSON list"),
+    ],
+)  # fmt: skip
+def test_a_wrong_variable_is_told_in_one_sentence(
+    variable: str, value: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sentence names the variable and what is wanted of it, without quoting its value."""
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(SettingsError) as caught:
         load_settings()
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "value", ["http://127.0.0.1:8000, https://cdn.example", '["http://127.0.0.1:8000", "https://cdn.example"]']
+)
+def test_origins_are_a_list_either_way(value: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Allowed origins come separated by commas, or as a JSON list; in a file as a list."""
+    path = tmp_path / "nametag.toml"
+    path.write_text("[images]\nallow_origins = ['http://file']\n")
+    assert load_settings(path).images.allow_origins == {"http://file"}
+    monkeypatch.setenv("NAMETAG_IMAGES__ALLOW_ORIGINS", value)
+    assert load_settings(path).images.allow_origins == {"http://127.0.0.1:8000", "https://cdn.example"}
+
+
+def test_a_whole_table_comes_as_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table's variable is a JSON object, and one key's variable wins over it."""
+    monkeypatch.setenv("NAMETAG_KAFKA", '{"group_id": "table", "posts_topic": "p"}')
+    monkeypatch.setenv("NAMETAG_KAFKA__GROUP_ID", "key")
+    kafka = load_settings().kafka
+    assert (kafka.group_id, kafka.posts_topic) == ("key", "p")
+
+
+def test_every_setting_is_described() -> None:
+    """Each setting says in a sentence what it is, and a limit in which unit."""
+    units = ("_seconds", "_bytes", "_posts", "_tokens", "_images")
+    for table in (Settings, KafkaTable, RedisTable, ImagesTable, BatchTable, ServerTable):
+        for name, field in table.model_fields.items():
+            description = field.description or ""
+            assert description.endswith("."), name
+            if name.endswith(units):
+                unit = name.rpartition("_")[2].replace("images", "pictures")
+                assert unit in description, name
+
+
+@pytest.mark.parametrize("command", [["demo"], ["worker"]])
+def test_wrong_settings_are_told_before_torch_is_imported(command: list[str]) -> None:
+    """A typing mistake in a variable is told at once, in one line."""
+    code = f"import sys, worker.cli\nrc = worker.cli.main({command!r})\nassert 'torch' not in sys.modules\nsys.exit(rc)"
+    environment = {**os.environ, "NAMETAG_IMAGES__ALLOW_ORIGIN": "http://127.0.0.1:8000"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    told = "no such setting: NAMETAG_IMAGES__ALLOW_ORIGIN; did you mean NAMETAG_IMAGES__ALLOW_ORIGINS?"
+    assert done.stderr == f"nametag: {told}\n"
 
 
 def test_secrets_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
