@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_core import ErrorDetails
@@ -31,6 +32,14 @@ class Table(BaseModel):
     """A table of the TOML file: an unknown key is an error, since it is a typing mistake."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _is_origin(text: str) -> bool:
+    try:
+        url = urlsplit(text)
+        return url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+    except ValueError:
+        return False
 
 
 class KafkaTable(Table):
@@ -102,6 +111,13 @@ class ImagesTable(Table):
                     'must be origins separated by commas, or a JSON list such as ["http://127.0.0.1:8000"]'
                 ) from error
         return [origin.strip() for origin in value.split(",") if origin.strip()]
+
+    @field_validator("allow_origins")
+    @classmethod
+    def _are_origins(cls, origins: frozenset[str]) -> frozenset[str]:
+        if not all(map(_is_origin, origins)):
+            raise ValueError("must be origins such as http://127.0.0.1:8000, each with http:// or https://")
+        return origins
 
 
 class BatchTable(Table):

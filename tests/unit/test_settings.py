@@ -74,6 +74,9 @@ def test_a_wrong_key_is_told_with_the_right_one(tmp_path: Path, toml: str, told:
         ("NAMETAG_LOG_FORMAT", "xml", "log_format (NAMETAG_LOG_FORMAT) must be 'text' or 'json'"),
         ("NAMETAG_IMAGES__ALLOW_ORIGINS", '["http://a', "images.allow_origins (NAMETAG_IMAGES__ALLOW_ORIGINS) must be "
          "origins separated by commas, or a JSON list"),
+        ("NAMETAG_IMAGES__ALLOW_ORIGINS", "cdn.example", "must be origins such as http://127.0.0.1:8000"),
+        ("NAMETAG_IMAGES__ALLOW_ORIGINS", "http://[", "must be origins such as http://127.0.0.1:8000"),
+        ("NAMETAG_IMAGES__ALLOW_ORIGINS", "http://h:x", "must be origins such as http://127.0.0.1:8000"),
     ],
 )  # fmt: skip
 def test_a_wrong_variable_is_told_in_one_sentence(
