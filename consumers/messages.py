@@ -26,6 +26,7 @@ from pydantic import (
 
 from consumers import tweets, wire
 from consumers.errors import BadMessage, Reason
+from consumers.image_status import ImageStatus
 from consumers.source import Message, Position
 from consumers.tweets import ShownText
 
@@ -33,7 +34,19 @@ SCHEMA_VERSION: Literal[1] = 1
 
 SCHEMA_FOLDER = Path(__file__).parent / "schemas"
 
+REGIONS_PER_SIDE = 7
+
+_Side = Field(min_length=REGIONS_PER_SIDE, max_length=REGIONS_PER_SIDE)
+AttentionRow = Annotated[tuple[float, ...], _Side]
+AttentionGrid = Annotated[tuple[AttentionRow, ...], _Side]
+
 ImageUrl = Annotated[str, StringConstraints(min_length=1)]
+
+PostId = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+
+# JSON's readers don't agree on larger ones: orjson makes them fractions.
+WHOLE_NUMBERS = range(-(2**63), 2**64)
+WholeNumber = Annotated[int, Field(ge=WHOLE_NUMBERS.start, lt=WHOLE_NUMBERS.stop)]
 
 ImageChoice = Literal["first", "random"]
 
@@ -45,14 +58,20 @@ class WireModel(BaseModel):
 
 
 class Post(WireModel):
-    """A social-media post, as it comes in on the posts topic."""
+    """A social-media post, as it comes in on the posts topic.
 
-    id: Annotated[str, StringConstraints(min_length=1, max_length=256)] = Field(
-        description="Names the post; the key of its event. A whole number is taken as its digits."
+    A tweet object of Twitter's API v1.1 is taken as it is, too: Twitter's data dictionary describes it, and
+    `consumers/tweets.py` says which of its fields are read.
+    """
+
+    id: PostId = Field(
+        description="Names the post; the key of its event. A whole number of 64 bits is taken as its digits."
     )
     text: str = Field(description="The caption. May be empty or only white space, but not absent.")
-    image_url: ImageUrl | None = Field(None, description="The post's picture.")
-    image_urls: tuple[ImageUrl, ...] = Field((), description="Its pictures, where there are several.")
+    image_url: ImageUrl | None = Field(None, description="The post's picture; none if empty.")
+    image_urls: tuple[ImageUrl, ...] = Field(
+        (), description="Its pictures, where there are several; empty ones don't count."
+    )
     created_at: AwareDatetime | None = Field(
         None,
         description="RFC 3339, or Unix time in seconds (from 2·10¹⁰ on, in milliseconds). Without an offset: UTC. "
@@ -61,10 +80,11 @@ class Post(WireModel):
     source: str | None = Field(None, description="Where the post was made, such as `twitter`.")
     lang: str | None = Field(None, description="BCP 47 language tag.")
 
-    @field_validator("id", mode="before")
+    @field_validator("id", mode="before", json_schema_input_type=PostId | WholeNumber)
     @classmethod
     def _digits(cls, value: object) -> object:
-        return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+        is_whole = isinstance(value, int) and not isinstance(value, bool)
+        return str(value) if is_whole and value in WHOLE_NUMBERS else value
 
     @field_validator("id")
     @classmethod
@@ -74,19 +94,19 @@ class Post(WireModel):
             raise ValueError("holds half of a surrogate pair")
         return value
 
-    @field_validator("image_url", mode="before")
+    @field_validator("image_url", mode="before", json_schema_input_type=str | None)
     @classmethod
     def _none_if_blank(cls, value: object) -> object:
         return None if _is_blank(value) else value
 
-    @field_validator("image_urls", mode="before")
+    @field_validator("image_urls", mode="before", json_schema_input_type=list[str | None] | None)
     @classmethod
     def _without_blanks(cls, value: object) -> object:
         if value is None:
             return ()
         return [url for url in value if not _is_blank(url)] if isinstance(value, list | tuple) else value
 
-    @field_validator("created_at", mode="wrap")
+    @field_validator("created_at", mode="wrap", json_schema_input_type=str | float | None)
     @classmethod
     def _none_if_unreadable(cls, value: object, read: ValidatorFunctionWrapHandler) -> object:
         if isinstance(value, str) and not value.isdigit():
@@ -151,10 +171,10 @@ class Entity(WireModel):
 class ImageReport(WireModel):
     """What became of the post's picture."""
 
-    status: str = Field(description="`used`, `none`, or why the caption was tagged without the picture.")
+    status: ImageStatus = Field(description="`used`, `none`, or why the caption was tagged without the picture.")
     url: str | None = Field(None, description="The picture that was chosen.")
     digest: str | None = Field(None, description="SHA-256 of the pixels looked at, in hexadecimal.")
-    attention: tuple[tuple[float, ...], ...] | None = Field(
+    attention: AttentionGrid | None = Field(
         None,
         description="Where the tagger looked: 7 rows of 7 weights, top left first; they add up to 1.",
     )
@@ -181,8 +201,16 @@ class PositionReport(WireModel):
         return cls(topic=partition.topic, partition=partition.number, offset=position.offset)
 
 
+def _require_defaults(schema: dict[str, Any]) -> None:
+    # They have defaults, but only None is left out of what is written.
+    written = [name for name, field in schema["properties"].items() if field.get("default") is not None]
+    schema["required"] = [*written, *schema["required"]]
+
+
 class EntityEvent(WireModel):
     """A tagged post, as it goes out on the entities topic under the post's id as its key."""
+
+    model_config = ConfigDict(json_schema_extra=_require_defaults)
 
     schema_version: Literal[1] = SCHEMA_VERSION
     id: str
@@ -207,6 +235,8 @@ class DeadLetter(WireModel):
     On Kafka the original bytes are the value and the other fields are headers, so that the
     letter can be put back as it was; a JSONL file has this record.
     """
+
+    model_config = ConfigDict(json_schema_extra=_require_defaults)
 
     schema_version: Literal[1] = SCHEMA_VERSION
     reason: Reason
@@ -305,7 +335,7 @@ def _read_object(data: bytes) -> dict[str, Any]:
 
 # What is wanted of each field of a post, as far as a post can be refused for it.
 _WANTED = {
-    "id": "must be a string of 1 to 256 characters without half of a surrogate pair, or a whole number",
+    "id": "must be a string of 1 to 256 characters without half of a surrogate pair, or a whole number of 64 bits",
     "text": "must be a string",
     "image_url": "must be a string",
     "image_urls": "must be a list of strings",

@@ -1,32 +1,5 @@
-"""What became of a post's picture, as events say it."""
+"""The status of a picture, by the name that the rest of the worker knows it by; it belongs to the messages."""
 
-from enum import StrEnum
+from consumers.image_status import ImageStatus
 
-
-class ImageStatus(StrEnum):
-    """`used`, `none`, or why the caption was tagged alone."""
-
-    USED = "used"
-    """The picture was looked at."""
-    NONE = "none"
-    """The post has no picture, or no caption to use one for, or the checkpoint looks at none."""
-    NOT_FOUND = "not_found"
-    """The host has no such picture (404), or its name can't be resolved."""
-    GONE = "gone"
-    """It was there, and was taken away (410)."""
-    FORBIDDEN = "forbidden"
-    """The host won't give it to us (401, 403, 451)."""
-    BLOCKED_ADDRESS = "blocked_address"
-    """The URL, or a redirect, leads where a worker must not go: another scheme, port or private network."""
-    TOO_LARGE = "too_large"
-    """More bytes or pixels than the limits allow."""
-    TOO_SLOW = "too_slow"
-    """Not within the deadline."""
-    BAD_IMAGE = "bad_image"
-    """Truncated, damaged, or no picture at all."""
-    UNSUPPORTED = "unsupported"
-    """A picture in a format that isn't on the list."""
-    HOST_DOWN = "host_down"
-    """The host can't be reached, breaks off, or fails (5xx)."""
-    LATE = "late"
-    """It came after the post had to go on."""
+__all__ = ["ImageStatus"]

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from consumers import wire
 from consumers.errors import BadMessage, Reason
+from consumers.image_status import ImageStatus
 from consumers.messages import (
     SCHEMA_FOLDER,
     CheckpointName,
@@ -26,6 +27,7 @@ from consumers.messages import (
 )
 from consumers.source import Message, Partition, Position
 
+POST_SCHEMA = jsonschema.Draft202012Validator(json_schemas()["post.schema.json"])
 POSITION = Position(Partition("posts", 3), 17)
 
 
@@ -259,6 +261,66 @@ def test_events_and_dead_letters_keep_their_schemas() -> None:
     _validate(json.loads(letter.to_json()), "dead_letter.schema.json")
     assert (letter.key, letter.value) == (b"k", b"\xff")
     assert dict(letter.headers)["nametag-offset"] == b"17"
+
+
+@pytest.mark.parametrize(
+    ("part", "wrong"),
+    [
+        ((), {"schema_version": None}),
+        ((), {"entities": None}),
+        (("image",), {"status": "lost"}),
+        (("image",), {"attention": [[1.0] * 7] * 6}),
+        (("image",), {"attention": [[1.0] * 6] * 7}),
+    ],
+)
+def test_the_events_schema_is_as_narrow_as_the_events(part: tuple[str, ...], wrong: dict[str, object]) -> None:
+    """Version and entities are always there, a status is of the closed list, the attention is 7×7."""
+    body = json.loads(_event("x").to_json())
+    place = body
+    for key in part:
+        place = place[key]
+    for key, value in wrong.items():
+        place.pop(key, None)
+        if value is not None:
+            place[key] = value
+    with pytest.raises(jsonschema.ValidationError):
+        _validate(body, "entity_event.schema.json")
+
+
+def test_an_event_with_attention_keeps_its_schema() -> None:
+    """Seven rows of seven weights, and each status, are what the schema wants."""
+    for status in ImageStatus:
+        report = ImageReport(status=status, attention=((1 / 49,) * 7,) * 7)
+        body = json.loads(_event("x").model_copy(update={"image": report}).to_json())
+        assert body["image"]["status"] == status.value
+        _validate(body, "entity_event.schema.json")
+
+
+@given(
+    st.fixed_dictionaries(
+        {
+            "id": st.text(max_size=2) | st.integers(-(2**70), 2**70) | st.sampled_from([True, 0.5, None, "i" * 257]),
+            "text": st.text(max_size=3) | st.integers(0, 1),
+        },
+        optional={
+            "image_url": st.sampled_from(["", " ", "http://h/1", None, 5]),
+            "image_urls": st.sampled_from([None, [], [""], [None], ["http://h/1", ""], "http://h/1", [5]]),
+            "created_at": st.sampled_from(["2021-01-01T00:00:00Z", "2021-01-01", "", 1609522140, 0.5, None]),
+            "source": st.sampled_from(["twitter", "", None, 5]),
+            "lang": st.sampled_from(["en", None, 5]),
+            "more": st.none(),
+        },
+    )
+)
+def test_the_posts_schema_says_what_is_taken(body: dict[str, object]) -> None:
+    """A post is taken exactly where its schema allows it."""
+    allowed = POST_SCHEMA.is_valid(body)
+    try:
+        read(json.dumps(body).encode())
+    except BadMessage:
+        assert not allowed
+    else:
+        assert allowed
 
 
 def test_the_schemas_are_those_of_the_code() -> None:
