@@ -19,13 +19,12 @@ def learning_rate(config: TrainConfig, epoch: float) -> float:
 def build_optimiser(
     config: TrainConfig, module: nn.Module, words: nn.Embedding, tower: nn.Module | None = None
 ) -> torch.optim.Optimizer:
-    """The optimiser of `module`, with its word vectors and its tower in groups of their own."""
-    words.weight.requires_grad_(config.word_rate > 0)
+    """The optimiser of what learns in `module`, with its word vectors and its tower in groups of their own."""
+    words.weight.requires_grad_(words.weight.requires_grad and config.word_rate > 0)
     special = {id(words.weight)}.union(id(weight) for weight in ([] if tower is None else tower.parameters()))
-    groups: list[dict[str, object]] = [
-        {"params": [weight for weight in module.parameters() if id(weight) not in special], "share": 1.0}
-    ]
-    if config.word_rate > 0:
+    others = [weight for weight in module.parameters() if weight.requires_grad and id(weight) not in special]
+    groups: list[dict[str, object]] = [{"params": others, "share": 1.0}]
+    if words.weight.requires_grad:
         groups.append({"params": [words.weight], "share": config.word_rate})
     if tower is not None:
         groups.append({"params": list(tower.parameters()), "share": config.tower_rate})

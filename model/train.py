@@ -12,6 +12,7 @@ from model.batching import make_batches
 from model.calibration import fit_temperature
 from model.checkpoint import Checkpoint, load, save
 from model.distributed import Ranks, joined_ranks
+from model.errors import DataError
 from model.evaluate import lenient_spans, mention_hashes, predict, score, strict_spans
 from model.features import ImageFeatures, load_pixels
 from model.guidelines import GuidelineLoss
@@ -76,7 +77,10 @@ def train(config: TrainConfig, *, resume: bool = False) -> TrainResult:
 
 
 def build_network(config: TrainConfig, data: TrainingData) -> NameTagger:
-    """The network that `config` asks for, with the words' vectors."""
+    """The network that `config` asks for, with the words' vectors or the weights of the checkpoint to start from.
+
+    Raises `DataError` where `learning` names a part that the network hasn't.
+    """
     tagger = TaggerConfig(
         variant=config.variant,  # type: ignore[arg-type]  # it checks itself
         word_size=config.word_size,
@@ -89,6 +93,15 @@ def build_network(config: TrainConfig, data: TrainingData) -> NameTagger:
     )
     network = NameTagger(tagger, data.labels, data.vocabulary.num_words, data.vocabulary.num_characters)
     data.fill(network.words)
+    if data.start is not None:
+        if data.start.config != tagger:
+            raise DataError(f"the checkpoint to start from is of {data.start.config}, not of {tagger}")
+        network.load_state_dict(data.start.build().state_dict())
+    parts = dict(network.named_children())
+    if unknown := set(config.learning).difference(parts):
+        raise DataError(f"learning names {', '.join(sorted(unknown))}; the network has {', '.join(parts)}")
+    for name, weight in network.named_parameters():
+        weight.requires_grad_(not config.learning or name.partition(".")[0] in config.learning)
     return network
 
 
@@ -124,7 +137,7 @@ class _Training:
             f1 = self._ranks.agree(self._validate(epoch) if self._ranks.is_first else 0.0)
             seconds = time.monotonic() - started
             report.epoch_done(epoch, loss=losses[-1], f1=f1, rate=rate, seconds=seconds)
-            if epoch - self.standing.best_epoch >= config.patience or self.standing.best_f1 == 100:
+            if epoch - self.standing.best_epoch >= config.patience:
                 break
         if self._ranks.is_first:
             self.resume_file.remove()
@@ -161,7 +174,8 @@ class _Training:
         """The validation set's F1; keeps the checkpoint if it is the best, and the resume file anyway."""
         with nullcontext() if self._average is None else self._average.in_place():
             f1, strict_f1 = self._valid_f1s()
-            if f1 > self.standing.best_f1:
+            # Of two epochs that are equally good the later one has seen more.
+            if f1 >= self.standing.best_f1:
                 self.standing = replace(self.standing, best_f1=f1, best_epoch=epoch)
                 self._save(strict_f1)
         self.standing = replace(self.standing, num_epochs=epoch + 1)
@@ -210,7 +224,7 @@ class _Training:
 
 def _notes(config: TrainConfig, data: TrainingData, standing: Standing, strict_f1: float) -> dict[str, Any]:
     # Where the files were is nobody's business; what they were, their digests say.
-    paths = ("train", "valid", "out", "images", "features", "log", "embeddings", "tower_weights")
+    paths = ("train", "valid", "out", "images", "features", "log", "start", "embeddings", "tower_weights")
     return {
         "settings": {name: value for name, value in asdict(config).items() if name not in paths},
         "train": [
@@ -229,4 +243,5 @@ def _notes(config: TrainConfig, data: TrainingData, standing: Standing, strict_f
         "valid_strict_f1": strict_f1,
         "mentions": mention_hashes(sentence for _, corpus in data.corpora for sentence in corpus.sentences),
         "epoch": standing.best_epoch,
+        "start": None if data.start is None else data.start.notes,
     }

@@ -29,6 +29,11 @@ class TrainConfig:
     log: str | None = None
     """A folder for TensorBoard's scalars."""
 
+    start: str | None = None
+    """A checkpoint to start from, of the same sizes: its weights, its words and its labels."""
+    learning: tuple[str, ...] = ()
+    """Which parts of the network learn, `attend` say; all of them where none is named."""
+
     scheme: str = "owoputi_hash_split"
     embeddings: str | None = None
     frequent_words: int = 0
@@ -118,6 +123,8 @@ class TrainConfig:
             settings["train"] = tuple(Corpus.from_table(table) for table in settings["train"])
         if isinstance(settings.get("valid"), dict):
             settings["valid"] = Corpus.from_table(settings["valid"])
+        if isinstance(settings.get("learning"), list):
+            settings["learning"] = tuple(settings["learning"])
         try:
             return cls(**settings)
         except TypeError as error:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from model.batching import Encoder, Post, rare_words
+from model.checkpoint import Checkpoint, load
 from model.corpora import Corpus
 from model.data import Dataset, ImageFolder
 from model.embeddings import Embeddings, read_embeddings
@@ -21,7 +22,10 @@ from model.vocabulary import Vocabulary, forms
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingData:
-    """Everything that is read; there is no tower where the variant has no use for one."""
+    """Everything that is read; there is no tower where the variant has no use for one.
+
+    `start` is the checkpoint to start from, if there is one.
+    """
 
     corpora: tuple[tuple[Corpus, Dataset], ...]
     valid: Dataset
@@ -32,6 +36,7 @@ class TrainingData:
     embeddings: Embeddings | None
     features: ImageFeatures
     tower: Tower | None
+    start: Checkpoint | None
 
     @property
     def region_width(self) -> int:
@@ -88,18 +93,20 @@ def read_training_data(config: TrainConfig, report: TrainingReport) -> TrainingD
     )
     for data in (*(data for _, data in corpora), valid):
         report.say(f"{data.name}: {len(data.sentences)} posts, {data.num_repairs} labels repaired")
-    vocabulary, embeddings = _words(config, posts, valid, report)
+    start = None if config.start is None else load(Path(config.start))[0]
+    vocabulary, embeddings = (start.vocabulary, None) if start else _words(config, posts, valid, report)
     features, tower = _pictures(config, corpora, valid, report)
     return TrainingData(
         corpora=corpora,
         valid=valid,
         posts=posts,
         guidelines=tuple(dict.fromkeys(post.guideline for post in posts)),
-        labels=_labels(posts),
+        labels=start.labels if start else _labels(posts),
         vocabulary=vocabulary,
         embeddings=embeddings,
         features=features,
         tower=tower,
+        start=start,
     )
 
 

@@ -53,7 +53,7 @@ def config(tmp_path: Path) -> TrainConfig:
 
 def test_a_tiny_set_is_overfitted(config: TrainConfig) -> None:
     """Five posts are learnt to F1 1.0, and the checkpoint that was written scores that too."""
-    result = train(replace(config, dropout=0.1, learning_rate=0.1, max_epochs=80, patience=80, unknown_dropout=0))
+    result = train(replace(config, dropout=0.1, learning_rate=0.1, max_epochs=60, patience=80, unknown_dropout=0))
     assert result.best_f1 == 100
     scores = evaluate(Path(result.path), Corpus(path=str(config.train)))
     assert scores.strict["overall"].f1 == 100
@@ -128,11 +128,11 @@ def test_ctrl_c_before_anything_is_learnt(config: TrainConfig, monkeypatch: pyte
 
 
 def test_stops_early(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Patience counts the epochs since the best."""
-    f1s = iter([10.0, 30.0, 20.0, 30.0, 40.0])
+    """Patience counts the epochs since the last best one."""
+    f1s = iter([10.0, 30.0, 20.0, 30.0, 20.0, 20.0, 40.0])
     monkeypatch.setattr(model.train._Training, "_valid_f1s", lambda self: (next(f1s), 0.0))
     result = train(replace(config, patience=2, max_epochs=9))
-    assert (result.best_f1, result.best_epoch, result.num_epochs) == (30, 1, 4)
+    assert (result.best_f1, result.best_epoch, result.num_epochs) == (30, 3, 6)
 
 
 def test_seeds(config: TrainConfig) -> None:
@@ -184,6 +184,25 @@ def test_frequent_words_join_at_the_end(config: TrainConfig, tmp_path: Path) -> 
     assert "rare" not in checkpoint.vocabulary.words
     assert checkpoint.build().words.weight[checkpoint.vocabulary.word("The")].tolist() == [0] * 8
     assert checkpoint.vocabulary.word("the") > checkpoint.vocabulary.word("Rome")
+
+
+def test_starting_from_a_checkpoint(config: TrainConfig, tmp_path: Path) -> None:
+    """A training may start from a checkpoint and leave all of it as it was but the named part."""
+    train(replace(config, max_epochs=1))
+    before, _ = load(Path(config.out))
+    second = replace(
+        config, start=config.out, learning=("emit",), out=str(tmp_path / "second.safetensors"), max_epochs=1
+    )
+    train(second)
+    after, _ = load(Path(second.out))
+    moved = {name for name, tensor in before.state.items() if not torch.equal(tensor, after.state[name])}
+    assert moved == {"emit.weight", "emit.bias"}
+    assert after.vocabulary == before.vocabulary
+    assert after.notes["start"] == before.notes
+    with pytest.raises(DataError, match="learning names attend; the network has words"):
+        train(replace(second, learning=("attend",)))
+    with pytest.raises(DataError, match="the checkpoint to start from is of"):
+        train(replace(second, hidden=9))
 
 
 def test_average_of_weights() -> None:
