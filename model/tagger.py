@@ -17,6 +17,7 @@ Variant = Literal["blstm_crf", "global_image", "attention", "attention_gate"]
 ImageState = Literal["both", "h0", "c0"]
 
 NUM_REGIONS = 49
+SALIENCE_SCALE = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +117,11 @@ class VisualAttention(nn.Module):
         self.regions = nn.Linear(width, visual, bias=False)  # W_v
         self.weigh = nn.Linear(visual, 1)  # W_a, b_a
         self.value = nn.Linear(width, visual)
+        # A tower's features are activations, none below 0, and strongest at what it recognises. With
+        # positive weights, small enough for the tanh, the attention begins there instead of anywhere.
+        with torch.no_grad():
+            self.regions.weight.abs_().mul_(SALIENCE_SCALE)
+            self.weigh.weight.abs_()
 
     def forward(self, query: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
         """Context v_c (B, visual) and weights α (B, R), of Q (B, query) and V_r (B, R, D)."""

@@ -96,7 +96,9 @@ def build_network(config: TrainConfig, data: TrainingData) -> NameTagger:
     if data.start is not None:
         if data.start.config != tagger:
             raise DataError(f"the checkpoint to start from is of {data.start.config}, not of {tagger}")
-        network.load_state_dict(data.start.build().state_dict())
+        renewed = set(config.learning) if config.afresh else set()
+        kept = {n: w for n, w in data.start.build().state_dict().items() if n.partition(".")[0] not in renewed}
+        network.load_state_dict(kept, strict=False)
     parts = dict(network.named_children())
     if unknown := set(config.learning).difference(parts):
         raise DataError(f"learning names {', '.join(sorted(unknown))}; the network has {', '.join(parts)}")

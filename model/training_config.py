@@ -33,6 +33,8 @@ class TrainConfig:
     """A checkpoint to start from, of the same sizes: its weights, its words and its labels."""
     learning: tuple[str, ...] = ()
     """Which parts of the network learn, `attend` say; all of them where none is named."""
+    afresh: bool = False
+    """Whether the parts named in `learning` begin by chance, and not as the checkpoint has them."""
 
     scheme: str = "owoputi_hash_split"
     embeddings: str | None = None
