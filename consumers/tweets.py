@@ -107,7 +107,11 @@ def _media_urls(holder: dict[str, Any]) -> list[str]:
     # `extended_entities` lists all photos, `entities` only the first.
     for name in ("extended_entities", "entities"):
         media = (_nested(holder, name) or {}).get("media")
-        photos = [item for item in media or () if isinstance(item, dict) and item.get("type") == "photo"]
+        photos = [
+            item
+            for item in (media if isinstance(media, list) else ())
+            if isinstance(item, dict) and item.get("type") == "photo"
+        ]
         urls = [item.get("media_url_https") or item.get("media_url") for item in photos]
         if found := [url for url in urls if isinstance(url, str)]:
             return found

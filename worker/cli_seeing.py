@@ -63,7 +63,7 @@ def _positive(text: str) -> int:
 def _tag(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     from rich.console import Console
 
-    from consumers.messages import Entity
+    from consumers.messages import Scissors
     from worker.settings import load_settings
     from worker.show import tagged_line
 
@@ -76,8 +76,9 @@ def _tag(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     tagging, report, data = _tagged(tagger, options, settings)
     # What can't be written in UTF-8 came from bytes of the command line that aren't; the offsets stay.
     text = options.text.encode("utf-8", "replace").decode("utf-8")
+    scissors = Scissors(text)
     entities = tuple(
-        Entity.cut(text, type=span.type, start=span.start, end=span.end, confidence=span.confidence)
+        scissors.cut(type=span.type, start=span.start, end=span.end, confidence=span.confidence)
         for span in tagging.spans
     )
     if options.heatmap is not None:

@@ -31,15 +31,16 @@ from consumers.errors import BadMessage, Reason
 from consumers.messages import (
     CheckpointName,
     DeadLetter,
-    Entity,
     EntityEvent,
     ImageChoice,
     ImageReport,
     PositionReport,
     Post,
+    Scissors,
     read_post,
 )
 from consumers.source import Message, Offsets, Partition, PostSource
+from model.tokenizer import Token
 from worker.batches import Batcher, PostTagger, Prepared, Tagged
 from worker.errors import ImageError, PublishAborted, PublishUnsettled, TaggingFailed, WorkerError
 from worker.image_status import ImageStatus
@@ -53,6 +54,8 @@ log = logging.getLogger("nametag.pipeline")
 
 REGIONS_PER_SIDE = 7
 LONGEST_PAUSE_SECONDS = 5.0
+LONG_TEXT = 10_000
+"""Code points from which on a text is split into tokens beside asyncio."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +67,7 @@ class PipelineConfig:
     """
 
     max_post_bytes: int = 256 * 1024
+    max_post_tokens: int = 5000
     image_choice: ImageChoice = "first"
     include_text: bool = True
     include_attention: bool = False
@@ -176,7 +180,7 @@ class Pipeline:
             self._finished.set()
 
     async def _prepare(self, post: Post) -> tuple[Prepared, ImageReport]:
-        tokens = self._parts.tagger.tokenize(post.shown.text)
+        tokens = await self._tokenize(post.shown.text)
         url = post.choose_image(self._config.image_choice)
         if url is None or not self._parts.tagger.uses_image or not tokens:
             return Prepared(tokens=tokens), ImageReport(status=ImageStatus.NONE, url=url)
@@ -188,8 +192,20 @@ class Pipeline:
         report = ImageReport(status=ImageStatus.USED, url=url, digest=picture.digest)
         return Prepared(tokens=tokens, picture=picture), report
 
+    async def _tokenize(self, text: str) -> tuple[Token, ...]:
+        tokenize = self._parts.tagger.tokenize
+        # A text of a megabyte takes seconds, which asyncio can't spare.
+        tokens = tokenize(text) if len(text) <= LONG_TEXT else await asyncio.to_thread(tokenize, text)
+        if len(tokens) > self._config.max_post_tokens:
+            raise BadMessage(
+                Reason.TOO_LARGE,
+                f"the post has {len(tokens)} tokens; the limit is {self._config.max_post_tokens} (max_post_tokens)",
+            )
+        return tokens
+
     def _finish(self, message: Message, post: Post, tagged: Tagged | None, report: ImageReport) -> EntityEvent:
         spans = tagged.tagging.spans if tagged else ()
+        scissors = Scissors(post.text)
         if tagged and self._config.include_attention and tagged.tagging.attention and report.digest:
             report = report.model_copy(update={"attention": _rows(tagged.tagging.attention)})
         return EntityEvent(
@@ -200,8 +216,7 @@ class Pipeline:
             tagged_at=datetime.now(UTC),
             text=post.text if self._config.include_text else None,
             entities=tuple(
-                Entity.cut(
-                    post.text,
+                scissors.cut(
                     type=span.type,
                     start=post.shown.delivered(span.start),
                     end=post.shown.delivered(span.end),

@@ -181,6 +181,7 @@ def _batch_limits(settings: Settings) -> BatchLimits:
 def _pipeline_config(settings: Settings) -> PipelineConfig:
     return PipelineConfig(
         max_post_bytes=settings.max_post_bytes,
+        max_post_tokens=settings.max_post_tokens,
         image_choice=settings.images.choice,
         include_text=settings.include_text,
         include_attention=settings.include_attention,

@@ -146,6 +146,7 @@ class Settings(BaseSettings):
     include_text: bool = Field(True, description="Whether events carry the post's text.")
     include_attention: bool = Field(False, description="Whether events carry the 7×7 attention.")
     max_post_bytes: int = Field(256 * 1024, gt=0, description="The largest message to read as a post, in bytes.")
+    max_post_tokens: int = Field(5000, gt=0, description="The longest post to tag, in tokens.")
     max_in_flight_posts: int = Field(
         512, gt=0, description="How many posts may be under way, from being read to being acknowledged."
     )

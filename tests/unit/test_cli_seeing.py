@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -163,11 +164,14 @@ def test_errors_of_a_text_checkpoint_are_all_text(
 ) -> None:
     """A variant without pictures blames no picture; the counts are told, and where the page is."""
     data = tmp_path / "data.txt"
-    data.write_text("IMGID:1\nParis\tB-LOC\nagain\tB-LOC\nand\tB-LOC\nagain\tB-LOC\n", encoding="utf-8")
+    # The same words twice: whatever an untrained network makes of them, one of the two is wrong.
+    data.write_text("IMGID:1\nParis\tB-LOC\nagain\tB-LOC\n\nIMGID:2\nParis\tO\nagain\tO\n", encoding="utf-8")
     out = tmp_path / "out"
     assert main(["errors", str(text_checkpoint), str(data), "--out", str(out)]) == 0
     told = capsys.readouterr().out
-    assert "1 of 1 posts have errors: 0 image unrelated, 0 image poor, 0 attention astray, 1 text" in told
+    assert re.search(
+        r"([12]) of 2 posts have errors: 0 image unrelated, 0 image poor, 0 attention astray, \1 text", told
+    )
     assert str(out / "index.html") in told
 
 

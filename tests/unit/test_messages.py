@@ -2,7 +2,10 @@
 
 import json
 import re
+import time
+from contextlib import suppress
 from datetime import UTC, datetime
+from typing import Any
 
 import jsonschema
 import pytest
@@ -21,9 +24,9 @@ from consumers.messages import (
     ImageReport,
     PositionReport,
     Post,
+    Scissors,
     json_schemas,
     read_post,
-    utf16_length,
 )
 from consumers.source import Message, Partition, Position
 
@@ -138,7 +141,7 @@ def test_lone_surrogates_come_through() -> None:
     """Half an emoji in the text is kept as it came, in and out."""
     post = read(b'{"id": "1", "text": "caf\\ud83d in Paris"}')
     assert post.text == "caf\ud83d in Paris"
-    event = _event(post.text, Entity.cut(post.text, type="LOC", start=8, end=13, confidence=0.5))
+    event = _event(post.text, Scissors(post.text).cut(type="LOC", start=8, end=13, confidence=0.5))
     out = json.loads(event.to_json())
     assert out["text"] == post.text
     assert out["entities"][0]["text"] == "Paris"
@@ -213,7 +216,7 @@ def test_a_tweets_offsets_are_those_of_its_delivered_text(pieces: list[str], dat
     shown = post.shown
     start = data.draw(st.integers(0, len(shown.text)))
     end = data.draw(st.integers(start, len(shown.text)))
-    entity = Entity.cut(post.text, type="PER", start=shown.delivered(start), end=shown.delivered(end), confidence=1.0)
+    entity = Scissors(post.text).cut(type="PER", start=shown.delivered(start), end=shown.delivered(end), confidence=1.0)
     assert re.sub("&(amp|lt|gt);", _turn_back, entity.text) == shown.text[start:end]
     assert re.sub("&(amp|lt|gt);", _turn_back, post.text[: entity.start]) == shown.text[:start]
     units = post.text.encode("utf-16-le", "surrogatepass")[2 * entity.start_utf16 : 2 * entity.end_utf16]
@@ -238,11 +241,10 @@ def test_an_entity_is_cut_in_both_units(text: str, data: st.DataObject) -> None:
     """Code points and UTF-16 units name the same words of any text."""
     start = data.draw(st.integers(0, len(text)))
     end = data.draw(st.integers(start, len(text)))
-    entity = Entity.cut(text, type="PER", start=start, end=end, confidence=1.0)
+    entity = Scissors(text).cut(type="PER", start=start, end=end, confidence=1.0)
     units = text.encode("utf-16-le", "surrogatepass")
     cut = units[2 * entity.start_utf16 : 2 * entity.end_utf16]
     assert cut.decode("utf-16-le", "surrogatepass") == entity.text == text[start:end]
-    assert utf16_length(text) * 2 == len(units)
 
 
 @given(st.recursive(st.none() | st.booleans() | st.text(), lambda inner: st.lists(inner, max_size=3)))
@@ -255,7 +257,7 @@ def test_json_comes_back(value: object) -> None:
 
 def test_events_and_dead_letters_keep_their_schemas() -> None:
     """An event and a dead letter validate against the schemas that the project ships."""
-    event = _event("x", Entity.cut("x", type="PER", start=0, end=1, confidence=0.5))
+    event = _event("x", Scissors("x").cut(type="PER", start=0, end=1, confidence=0.5))
     letter = DeadLetter.of(Message(position=POSITION, value=b"\xff", key=b"k"), Reason.NOT_JSON, "no JSON")
     _validate(json.loads(event.to_json()), "entity_event.schema.json")
     _validate(json.loads(letter.to_json()), "dead_letter.schema.json")
@@ -344,3 +346,44 @@ def _event(text: str, *entities: Entity) -> EntityEvent:
 def _validate(instance: object, name: str) -> None:
     schema = json.loads((SCHEMA_FOLDER / name).read_text(encoding="utf-8"))
     jsonschema.Draft202012Validator(schema).validate(instance)
+
+
+@pytest.mark.parametrize(
+    "tweet",
+    [
+        {"id_str": "p", "text": "Paris", "entities": {"media": 5}},
+        {"id_str": "p", "text": "Paris", "extended_entities": {"media": {"a": 1}}},
+        {"id_str": "p", "text": "Paris", "created_at": "Fri Dec 31 23:59:59 -2359 9999"},
+        {"id_str": "p", "text": "Paris", "created_at": "Mon Jan 01 00:00:00 +2359 0001"},
+        {"id_str": "p", "text": f"&#{'9' * 4400}; Paris"},
+    ],
+)
+def test_a_tweet_with_odd_fields_is_a_post(tweet: dict[str, Any]) -> None:
+    """Fields that a tweet shouldn't have cost the field, not the post; each of these once stopped a partition."""
+    assert read(json.dumps(tweet).encode()).id == "p"
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+_TWEET_KEYS = ("id_str", "id", "text", "full_text", "user", "entities", "extended_entities", "extended_tweet",
+               "retweeted_status", "media", "created_at", "lang", "type", "media_url", "media_url_https")  # fmt: skip
+
+
+@given(st.dictionaries(st.sampled_from(_TWEET_KEYS), _JSON | st.dictionaries(st.sampled_from(_TWEET_KEYS), _JSON)))
+def test_no_message_does_anything_but_become_a_post_or_be_refused(body: dict[str, Any]) -> None:
+    """Tweets with fields of any type at all are read or refused: nothing else may leave the reader."""
+    with suppress(BadMessage):
+        read(json.dumps(body | {"id_str": "p", "text": "Paris"}).encode(), 100_000)
+
+
+def test_many_entities_in_a_long_text_cost_no_square() -> None:
+    """Twenty thousand entities of a text that isn't ASCII are cut in the time of a few."""
+    text = "é " + "Paris is in Berlin 😀. " * 10_000
+    start = time.process_time()
+    scissors = Scissors(text)
+    entities = [scissors.cut(type="LOC", start=n * 22 + 2, end=n * 22 + 7, confidence=1) for n in range(10_000)]
+    assert time.process_time() - start < 2
+    assert entities[-1].start_utf16 == entities[-1].start + 9_999

@@ -386,6 +386,20 @@ def test_a_bad_message_is_a_dead_letter_with_its_reason() -> None:
     assert world.count("nametag_dead_letters_total", reason="not_json") == 1
 
 
+def test_a_post_of_too_many_tokens_is_a_dead_letter() -> None:
+    """One message must not hold the device for a minute; its letter says what the limit is."""
+
+    async def scenario(world: World) -> None:
+        world.send(post(0, text="a " * 6000), post(1))
+        await world.finish()
+
+    world = run(scenario)
+    first, second = world.sink.outcomes
+    assert isinstance(first, DeadLetter) and first.reason is Reason.TOO_LARGE
+    assert "6000 tokens" in first.detail
+    assert isinstance(second, EntityEvent)
+
+
 def test_a_post_that_breaks_the_model_is_a_dead_letter() -> None:
     """Its neighbours in the batch are tagged."""
 

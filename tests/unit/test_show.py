@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from rich.console import Console
 
 from consumers.errors import Reason
-from consumers.messages import CheckpointName, DeadLetter, Entity, EntityEvent, ImageReport, PositionReport
+from consumers.messages import CheckpointName, DeadLetter, EntityEvent, ImageReport, PositionReport, Scissors
 from consumers.source import Message, Partition, Position
 from worker.show import show
 
@@ -27,8 +27,8 @@ def test_a_person_sees_entities_type_confidence_and_image() -> None:
         tagged_at=datetime.now(UTC),
         text=text,
         entities=(
-            Entity.cut(text, type="PER", start=0, end=10, confidence=0.9),
-            Entity.cut(text, type="LOC", start=14, end=23, confidence=0.456),
+            Scissors(text).cut(type="PER", start=0, end=10, confidence=0.9),
+            Scissors(text).cut(type="LOC", start=14, end=23, confidence=0.456),
         ),
         image=ImageReport(status="not_found"),
         checkpoint=CheckpointName(id="c", variant="v"),
