@@ -33,7 +33,7 @@ def test_it_is_small() -> None:
 
 def test_it_says_how_it_was_made(starter: Checkpoint) -> None:
     """Its settings are those of the configuration beside it."""
-    config = TrainConfig.from_toml(STARTER / "train.toml")
+    config = TrainConfig.from_toml(STARTER / "picture.toml")
     made = starter.notes["settings"]
     assert {name: made[name] for name in ("variant", "hidden", "optimiser", "seed", "max_epochs", "batch_size")} == {
         name: getattr(config, name) for name in ("variant", "hidden", "optimiser", "seed", "max_epochs", "batch_size")
