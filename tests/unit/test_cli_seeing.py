@@ -169,9 +169,8 @@ def test_errors_of_a_text_checkpoint_are_all_text(
     out = tmp_path / "out"
     assert main(["errors", str(text_checkpoint), str(data), "--out", str(out)]) == 0
     told = capsys.readouterr().out
-    assert re.search(
-        r"([12]) of 2 posts have errors: 0 image unrelated, 0 image poor, 0 attention astray, \1 text", told
-    )
+    expected = r"([12]) of 2 posts have errors: 0 image unrelated, 0 image poor, 0 attention astray, \1 text"
+    assert re.search(expected, told)
     assert str(out / "index.html") in told
 
 
