@@ -11,13 +11,12 @@ from torch import Tensor
 from model.checkpoint import Checkpoint, load
 from model.corpora import Corpus
 from model.data import Dataset, ImageFolder
-from model.errors import CheckpointError
 from model.features import ImageFeatures, compute_features
+from model.inference import tower_of
 from model.labels import LabelSet, Span, spans_of
 from model.mentions import Mentions, mention_hashes, surface
 from model.scores import Familiarity, Score, familiarity, lenient_spans, score, strict_spans
 from model.tagger import NameTagger
-from model.tower import Tower, build_tower, learnt_weights
 from model.vocabulary import Vocabulary
 
 __all__ = ["Score", "Scores", "evaluate", "lenient_spans", "mention_hashes", "predict", "score", "strict_spans"]
@@ -89,21 +88,6 @@ def predict(
         for row, path in zip(rows, network.crf.decode(emissions, mask), strict=True):
             tags[row] = [labels.tags[tag] for tag in path]
     return tags
-
-
-def tower_of(checkpoint: Checkpoint, path: Path) -> Tower:
-    """The tower of the checkpoint in `path`, with the weights beside it where the tower learnt too.
-
-    Raises `CheckpointError` where the tower here isn't the one the checkpoint was trained with.
-    """
-    learnt = learnt_weights(path)
-    tower = build_tower(checkpoint.tower, learnt if learnt.exists() else "default")
-    if tower.digest != checkpoint.tower_digest:
-        raise CheckpointError(
-            f"the checkpoint was trained on another {checkpoint.tower} ({checkpoint.tower_digest}) than is here "
-            f"({tower.digest}); get the same weights, or train it again"
-        )
-    return tower
 
 
 def read_with_features(corpus: Corpus, checkpoint: Checkpoint, path: Path) -> tuple[Dataset, ImageFeatures]:

@@ -3,6 +3,7 @@
 import gzip
 import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from model.checkpoint import Checkpoint, save
+from model.errors import CheckpointError
 from model.inference import Tagger, Tagging, TaggingInput
+from model.tower import LearningTower, build_tower, learnt_weights
 from worker.settings import STARTER_CHECKPOINT
 
 
@@ -81,3 +85,22 @@ def test_each_word_has_a_gate(tagger: Tagger) -> None:
         assert len(tagging.gate) == len(tokens)
         assert all(0 <= gate <= 1 for gate in tagging.gate)
         assert tagger.tag([TaggingInput(tokens=tokens)])[0].gate is None
+
+
+def test_a_tower_that_learnt_is_served(tmp_path: Path, small_checkpoint: Callable[..., Checkpoint]) -> None:
+    """The weights that a fine-tuning left beside the checkpoint are the ones that look; without them it is refused."""
+    path = tmp_path / "tuned.safetensors"
+    tower = build_tower("efficientnet_lite0")
+    with torch.no_grad():
+        next(tower.network.parameters()).add_(0.1)
+    LearningTower(tower).write(learnt_weights(path))
+    save(small_checkpoint("attention", tower_digest=tower.digest), path)
+    pixels = torch.randint(256, (1, 3, 224, 224), dtype=torch.uint8)
+    assert torch.equal(Tagger.load(path).look(pixels), tower(pixels))
+    weights = learnt_weights(path).read_bytes()
+    learnt_weights(path).write_bytes(weights[: len(weights) // 2])
+    with pytest.raises(CheckpointError, match="copy tuned"):
+        Tagger.load(path)
+    learnt_weights(path).unlink()
+    with pytest.raises(CheckpointError, match="same weights"):
+        Tagger.load(path)
