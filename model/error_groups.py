@@ -70,9 +70,10 @@ class GroupRules:
         return {
             Group.UNRELATED: "The picture is good enough, and the prediction gets better when it is taken away "
             "(and no less so than with all regions alike): what it shows misled the tagger.",
-            Group.POOR: "The post names a picture that is missing or can't be read, whose shorter side is under "
-            f"{self.min_shorter_side} pixels, or that is blurred or all but empty: the variance of "
-            f"its Laplacian, in grey at 224×224 pixels, is under {self.min_sharpness:g}.",
+            Group.POOR: "The post names a picture that is missing or can't be read, that stands under several ids in "
+            f"the place of lost ones, whose shorter side is under {self.min_shorter_side} pixels, or that is blurred "
+            "or all but empty: the variance of its Laplacian, in grey at 224×224 pixels, is under "
+            f"{self.min_sharpness:g}.",
             Group.ASTRAY: "The picture is good enough, and the prediction gets better when all its regions count "
             "alike, more so than without the picture: the picture helps, but not where the tagger looked.",
             Group.TEXT: "None of these: the post names no picture, the tagger was given none to look at, or taking the "

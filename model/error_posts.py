@@ -1,6 +1,9 @@
 """Finds the posts of a data set that a checkpoint tags wrong, and what each error owes to its picture."""
 
+import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -93,11 +96,13 @@ def find_errors(
 ) -> Iterator[ErrorPost]:
     """The posts of `data` that are tagged wrong, in order; without a folder no picture counts as missing.
 
+    They are those that `nametag evaluate` counts: a picture that stands under several ids is as good as missing.
     `on_progress` learns how many posts were read.
     """
+    copies = _copies(data, folder) if tagger.uses_image else frozenset()
     for start in range(0, len(data.sentences), CHUNK_POSTS):
         sentences = data.sentences[start : start + CHUNK_POSTS]
-        seen = _look(tagger, sentences, folder)
+        seen = _look(tagger, sentences, folder, copies)
         posts = [_post(sentence) for sentence in sentences]
         features = [None if one is None else one.features for one in seen]
         taggings = _tag(tagger, posts, features)
@@ -141,18 +146,47 @@ def _post(sentence: Sentence) -> tuple[tuple[Token, ...], str, tuple[Mention, ..
     return tuple(tokens), " ".join(sentence.tokens), gold
 
 
-def _look(tagger: SeeingTagger, sentences: Sequence[Sentence], folder: ImageFolder | None) -> list[_Seen | None]:
+def _copies(data: Dataset, folder: ImageFolder | None) -> frozenset[str]:
+    """The image ids under which one and the same picture stands, put there in the place of pictures that were lost."""
+    if folder is None:
+        return frozenset()
+    of_size: dict[int, dict[str, Path]] = {}
+    for sentence in data.sentences:
+        path = None if sentence.image_id is None else folder.find(sentence.image_id)
+        if sentence.image_id is not None and path is not None:
+            with suppress(OSError):  # what can't be read is no picture anyway
+                of_size.setdefault(path.stat().st_size, {})[sentence.image_id] = path
+    copies: set[str] = set()
+    for group in of_size.values():
+        if len(group) > 1:  # only pictures of one size are worth reading
+            digests = {identity: _digest(path) for identity, path in group.items()}
+            counted = Counter(digests.values())
+            copies |= {identity for identity, digest in digests.items() if digest is not None and counted[digest] > 1}
+    return frozenset(copies)
+
+
+def _digest(path: Path) -> bytes | None:
+    try:
+        return hashlib.sha256(path.read_bytes()).digest()
+    except OSError:
+        return None
+
+
+def _look(
+    tagger: SeeingTagger, sentences: Sequence[Sentence], folder: ImageFolder | None, copies: frozenset[str]
+) -> list[_Seen | None]:
     seen: list[_Seen | None] = [None] * len(sentences)
     if folder is None or not tagger.uses_image:
         return seen
     rows, paths, pixels = [], [], []
     for row, sentence in enumerate(sentences):
-        path = None if sentence.image_id is None else folder.find(sentence.image_id)
+        identity = sentence.image_id
+        path = None if identity is None or identity in copies else folder.find(identity)
         if path is None:
             continue
         try:
             pixels.append(torch.from_numpy(load_pixels(path)))
-        except (OSError, ValueError, SyntaxError):  # broken: as good as missing
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # broken: as good as missing
             continue
         rows.append(row)
         paths.append(path)

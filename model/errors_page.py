@@ -201,7 +201,7 @@ def _why(evidence: Evidence) -> str:
         told.append(f"shorter side: {evidence.picture.shorter_side} px")
         told.append(f"sharpness: {evidence.picture.sharpness:.0f}")
     elif evidence.names_picture:
-        told.append("the picture is missing or can't be read")
+        told.append("the picture is missing, can't be read, or stands under several ids")
     return "; ".join(told)
 
 

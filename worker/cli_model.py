@@ -27,7 +27,7 @@ def _add_evaluate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         "and for mentions that the training data holds and those it doesn't.",
     )
     parser.add_argument("checkpoint", type=Path, help="a checkpoint of `nametag train`")
-    _add_data(parser)
+    add_data(parser)
     parser.add_argument("--train", type=Path, nargs="+", default=[], metavar="FILE",
                         help="the training data, in the same format, for seen and unseen mentions (default: "
                         "what the checkpoint knows of it)")  # fmt: skip
@@ -62,7 +62,7 @@ def _add_calibrate(commands: "argparse._SubParsersAction[argparse.ArgumentParser
         "id. Prints the expected calibration error before and after. Use data that wasn't trained on.",
     )
     parser.add_argument("checkpoint", type=Path, help="the checkpoint, which is replaced")
-    _add_data(parser)
+    add_data(parser)
     parser.add_argument("--plot", type=Path, metavar="SVG", help="draw how reliable the confidences are")
     parser.add_argument("--dry-run", action="store_true",
                         help="fit nothing and write nothing: measure the checkpoint as it is")  # fmt: skip
@@ -81,13 +81,15 @@ def _add_inspect(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.set_defaults(run=_inspect)
 
 
-def _add_data(parser: argparse.ArgumentParser) -> None:
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """Let the command take a labelled file with its format and its pictures."""
     parser.add_argument("data", type=Path, help="the labelled file; IMGID: lines name the pictures")
     parser.add_argument("--format", default="conll", choices=FORMATS, help="what it is (default: %(default)s)")
     parser.add_argument("--images", type=Path, metavar="FOLDER", help="the pictures, named by image id")
 
 
-def _corpus(options: argparse.Namespace, path: Path) -> "Corpus":
+def corpus_of(options: argparse.Namespace, path: Path) -> "Corpus":
+    """The corpus in `path`, as the options of `add_data` describe it."""
     from model.corpora import Corpus
 
     return Corpus(path=str(path), format=options.format, images=None if options.images is None else str(options.images))
@@ -100,8 +102,8 @@ def _add_json(parser: argparse.ArgumentParser) -> None:
 def _evaluate(options: argparse.Namespace) -> None:
     from model.evaluate import evaluate, render, to_json
 
-    train = [_corpus(options, path) for path in options.train]
-    scores = evaluate(options.checkpoint, _corpus(options, options.data), train)
+    train = [corpus_of(options, path) for path in options.train]
+    scores = evaluate(options.checkpoint, corpus_of(options, options.data), train)
     print(to_json(scores) if options.json else render(scores))
 
 
@@ -120,7 +122,7 @@ def _calibrate(options: argparse.Namespace) -> None:
     from model.calibration import calibrate, render, to_json
     from model.reliability import reliability_svg
 
-    calibration = calibrate(options.checkpoint, _corpus(options, options.data), dry_run=options.dry_run)
+    calibration = calibrate(options.checkpoint, corpus_of(options, options.data), dry_run=options.dry_run)
     if options.plot is not None:
         options.plot.write_text(reliability_svg(calibration.before, calibration.after), encoding="utf-8")
     print(to_json(calibration) if options.json else render(calibration))

@@ -7,6 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from worker.cli_model import add_data, corpus_of
+
 if TYPE_CHECKING:
     from consumers.messages import Entity, ImageReport
     from model.inference import Tagger, Tagging
@@ -45,8 +47,7 @@ def add_errors(commands: "Commands") -> None:
         "attention and gates, grouped by what is to blame: an unrelated or poor picture, the attention, or the text.",
     )
     parser.add_argument("checkpoint", type=Path, help="a checkpoint of `nametag train`")
-    parser.add_argument("data", type=Path, help="a CoNLL file with IMGID: lines")
-    parser.add_argument("--images", type=Path, metavar="FOLDER", help="the pictures, named by image id")
+    add_data(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where index.html goes")
     parser.add_argument("--limit", type=_positive, default=50, metavar="N",
                         help="show at most N posts of each group; all are counted (default: %(default)s)")  # fmt: skip
@@ -172,10 +173,10 @@ def _errors(options: argparse.Namespace) -> None:
     from rich.console import Console
     from rich.progress import Progress
 
-    from model.data import ImageFolder, read_conll
+    from model.data import ImageFolder
     from model.errors_page import PageConfig, write_errors_page
 
-    data = read_conll(options.data)
+    data = corpus_of(options, options.data).read()
     folder = None if options.images is None else ImageFolder(options.images)
     tagger = _load(options.checkpoint, "cpu", needs_attention=False)
     with Progress(console=Console(stderr=True), transient=True) as progress:

@@ -174,6 +174,20 @@ def test_errors_of_a_text_checkpoint_are_all_text(
     assert str(out / "index.html") in told
 
 
+def test_errors_reads_every_corpus_of_the_trainer(
+    text_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`--format` maps another corpus's labels to the model's, as for `nametag evaluate`."""
+    data = tmp_path / "data.txt"
+    data.write_text("Paris\tB-person\nagain\tB-person\nand\tB-person\nagain\tB-person\n", encoding="utf-8")
+    out = tmp_path / "out"
+    assert main(["errors", str(text_checkpoint), str(data), "--format", "wnut17", "--out", str(out)]) == 0
+    assert "1 of 1 posts have errors" in capsys.readouterr().out
+    page = (out / "index.html").read_text(encoding="utf-8")
+    assert "PER" in page
+    assert "person" not in page
+
+
 @pytest.mark.parametrize("limit", ["0", "-1", "many"])
 def test_a_limit_is_a_number_above_zero(limit: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Anything else is refused with the option's name."""

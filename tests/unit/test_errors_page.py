@@ -1,6 +1,7 @@
 """The page of errors: everything escaped and local, groups by evidence, memory bounded."""
 
 import re
+import shutil
 from collections.abc import Sequence
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -200,3 +201,23 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match="name another folder with --out"):
         written(tmp_path / "file" / "out", None, sentence("LOC", None))
+
+
+def test_copies_of_one_picture_are_no_picture(tmp_path: Path, images: Path) -> None:
+    """A picture that stands under several ids is as good as missing, as it is to `nametag evaluate`."""
+    shutil.copy(images / "good.png", images / "copy.png")
+    noise = Image.fromarray(np.random.default_rng(1).integers(0, 255, (150, 200, 3), dtype=np.uint8))
+    noise.save(images / "other.png")
+    posts = [sentence("MISC", name) for name in ("good", "copy", "copy", "other")]
+    report, page = written(tmp_path / "out", images, *posts)
+    assert report.num_wrong[Group.POOR] == 3
+    assert page.tags.count("img") == 2
+
+
+def test_a_decompression_bomb_is_a_broken_picture(
+    tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A picture of too many pixels for Pillow doesn't end the page."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    report, _ = written(tmp_path / "out", images, sentence("MISC", "good"))
+    assert report.num_wrong[Group.POOR] == 1
