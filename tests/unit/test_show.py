@@ -3,12 +3,14 @@
 import io
 from datetime import UTC, datetime
 
+import pytest
+from rich.color import Color
 from rich.console import Console
 
 from consumers.errors import Reason
 from consumers.messages import CheckpointName, DeadLetter, EntityEvent, ImageReport, PositionReport, Scissors
 from consumers.source import Message, Partition, Position
-from worker.show import show
+from worker.show import COLOURS, ERROR_COLOUR, OTHER_COLOUR, show
 
 POSITION = Position(Partition("posts", 0), 3)
 
@@ -57,3 +59,49 @@ def test_a_dead_letter_names_its_place_and_reason() -> None:
     """The line says where the message stands and what is wrong with it."""
     letter = DeadLetter.of(Message(position=POSITION, value=b"{"), Reason.NOT_JSON, "no JSON at all")
     assert shown(letter) == "✗ posts[0]@3 not_json: no JSON at all\n"
+
+
+def event_of(text: str, image: ImageReport) -> EntityEvent:
+    return EntityEvent(
+        id="blank",
+        tagged_at=datetime.now(UTC),
+        text=text,
+        image=image,
+        checkpoint=CheckpointName(id="c", variant="v"),
+        position=PositionReport.of(POSITION),
+    )
+
+
+@pytest.mark.parametrize(
+    ("status", "url", "told"),
+    [
+        ("used", "http://host/way/stage.jpg?key=secret", "[image: stage.jpg]"),
+        ("not_found", "http://host/stage.jpg", "[image: not_found (stage.jpg)]"),
+        ("used", "http://host/", "[image: used]"),
+        ("host_down", "http://[broken/stage.jpg", "[image: host_down]"),
+        ("used", "http://host/\x1b[2J" + "x" * 500, "[image: �[2J" + "x" * 35 + "…]"),
+        ("none", None, "[image: none]"),
+    ],
+)
+def test_a_person_sees_which_picture_it_was(status: str, url: str | None, told: str) -> None:
+    """The last part of the URL stands for the picture, short and harmless."""
+    assert shown(event_of("hello", ImageReport(status=status, url=url))) == f"hello  {told}\n"
+
+
+def test_a_blank_post_is_named() -> None:
+    """Of a post without words the id is shown, so that its line isn't empty."""
+    assert shown(event_of(" \n ", ImageReport(status="none"))) == "(post blank: no words)  [image: none]\n"
+
+
+def test_colours_are_read_on_dark_and_on_light() -> None:
+    """Contrasts: 4.5 or more on the ground of rich's pictures, and what that leaves on white."""
+    for colour in (*COLOURS.values(), OTHER_COLOUR, ERROR_COLOUR):
+        ink = luminance(Color.parse(colour).get_truecolor())
+        assert (ink + 0.05) / (luminance((0x29, 0x29, 0x29)) + 0.05) >= 4.5
+        assert 1.05 / (ink + 0.05) >= 2.7
+
+
+def luminance(colour: tuple[int, int, int]) -> float:
+    """The relative luminance of WCAG 2.2."""
+    red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (x / 255 for x in colour))
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
