@@ -6,6 +6,7 @@ fails. A value is framed with a digest of key and value: a foreign, cut or alter
 
 import asyncio
 import hashlib
+import logging
 import random
 import time
 from collections import OrderedDict
@@ -15,6 +16,8 @@ from typing import Protocol
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.exceptions import RedisError
+
+log = logging.getLogger("nametag.cache")
 
 DIGEST_BYTES = 16
 
@@ -89,6 +92,7 @@ class RedisCache:
         self._on_event = on_event
         self._num_failures = 0
         self._open_until = 0.0
+        self._is_bypassed = False
         self._turns = asyncio.Semaphore(limits.max_connections)
         pool = BlockingConnectionPool.from_url(
             url,
@@ -132,19 +136,27 @@ class RedisCache:
             try:
                 async with asyncio.timeout(2 * self._limits.timeout_seconds):
                     reply = await command()  # type: ignore[misc]
-            except (RedisError, OSError, TimeoutError):
-                self._fail()
+            except (RedisError, OSError, TimeoutError) as error:
+                self._fail(error)
                 return None
             self._num_failures = 0
+            if self._is_bypassed:
+                self._is_bypassed = False
+                log.info("cache_back")
             return reply
 
-    def _fail(self) -> None:
+    def _fail(self, error: Exception) -> None:
         self._on_event("error")
         self._num_failures += 1
-        if self._num_failures >= self._limits.failures_to_open:
-            # Half open afterwards: the next call that fails shuts it again at once.
-            self._open_until = time.monotonic() + self._limits.open_seconds
-            self._num_failures = self._limits.failures_to_open - 1
+        if self._num_failures < self._limits.failures_to_open:
+            return
+        # Half open afterwards: the next call that fails shuts it again at once.
+        self._open_until = time.monotonic() + self._limits.open_seconds
+        self._num_failures = self._limits.failures_to_open - 1
+        if not self._is_bypassed:
+            # Once until it is back, and of the error only the kind: its words may name the URL.
+            self._is_bypassed = True
+            log.warning("cache_bypassed", extra={"error": type(error).__name__, "failures": self._num_failures + 1})
 
 
 def _digest(key: str, value: bytes) -> bytes:

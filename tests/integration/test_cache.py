@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import logging
+import socket
 import time
 from collections.abc import Awaitable, Callable
 from uuid import uuid4
@@ -118,6 +120,40 @@ def test_redis_down_costs_a_metric() -> None:
     assert asyncio.run(scenario()) < 0.1
     assert events.count("error") == 3
     assert events.count("bypassed") == 100
+
+
+def test_trouble_and_its_end_are_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    """One line when Redis is bypassed, however long; one when it is back; no password in either."""
+
+    async def scenario() -> None:
+        limits = CacheLimits(timeout_seconds=0.1, failures_to_open=3, open_seconds=0.05)
+        with socket.socket() as unused:
+            unused.bind(("127.0.0.1", 0))
+            port = unused.getsockname()[1]
+        cache = RedisCache(f"redis://:secret@127.0.0.1:{port}/0?protocol=2", limits)
+        for _ in range(6):
+            await cache.get("k")
+            await asyncio.sleep(0.03)
+        server = await asyncio.start_server(say_ok, "127.0.0.1", port)
+        await asyncio.sleep(0.06)
+        for _ in range(3):
+            await cache.set("k", b"v", 60)
+        await cache.close()
+        server.close()
+
+    with caplog.at_level(logging.INFO, "nametag.cache"):
+        asyncio.run(scenario())
+    told = [record for record in caplog.records if record.name == "nametag.cache"]
+    assert [record.getMessage() for record in told] == ["cache_bypassed", "cache_back"]
+    assert not any("secret" in str(vars(record)) for record in told)
+
+
+async def say_ok(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """A Redis that takes everything."""
+    with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+        while await read_command(reader):
+            writer.write(b"+OK\r\n")
+    writer.close()
 
 
 def test_redis_hung_costs_the_deadline() -> None:
