@@ -1,7 +1,8 @@
 """Kafka and Redis as plain processes, for machines without a container engine.
 
-`python deploy/native/services.py` starts both, prints their addresses and runs until Ctrl-C.
-Needs Java 17 or later and Maven (for the broker's jars, once), and `redis-server`.
+`python deploy/native/services.py` starts both, makes the worker's topics, prints what to export and how
+to send a post and read its event, and runs until Ctrl-C. Needs Java 17 or later and Maven (for the
+broker's jars, once), `redis-server`, and `make env` for the topics.
 """
 
 import contextlib
@@ -11,6 +12,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -19,6 +21,9 @@ from typing import Self
 from uuid import uuid4
 
 POM = Path(__file__).with_name("pom.xml")
+REPOSITORY = Path(__file__).parents[2]
+TOPICS = ("posts", "entities", "dead-letters")
+NUM_PARTITIONS = 4
 START_SECONDS = 60.0
 STOP_SECONDS = 15.0
 
@@ -251,15 +256,57 @@ def _free_ports(number: int) -> list[int]:
         return [each.getsockname()[1] for each in sockets]
 
 
-def main() -> None:
-    """Run both services until Ctrl-C or SIGTERM."""
+def create_topics(address: str) -> None:
+    """Make the worker's topics. Raises `ServiceUnavailable` where no Python has kafka-python."""
+    code = f"""
+from kafka.admin import KafkaAdminClient
+admin = KafkaAdminClient(bootstrap_servers={address!r})
+wanted = dict(num_partitions={NUM_PARTITIONS}, replication_factor=1)
+admin.create_topics(dict.fromkeys({TOPICS!r}, wanted), wait_for_metadata=True)
+admin.close()
+"""
+    # This file is run by any Python; the project's own has the client.
+    done = subprocess.run([_project_python(), "-c", code], capture_output=True, text=True)
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise ServiceUnavailable(f"the topics can't be made ({last}); `make env` installs what is needed")
+
+
+def _project_python() -> str:
+    python = REPOSITORY / ".venv" / "bin" / "python"
+    return str(python) if python.exists() else sys.executable
+
+
+def instructions(kafka: str, redis: str) -> str:
+    """Lines for a shell: what to export, and as comments what to try."""
+    python = _project_python()
+    client = f"-b {kafka} -t"
+    post = """{"id": "1", "text": "so happy about Phoenix !"}"""
+    return f"""\
+export NAMETAG_KAFKA__BOOTSTRAP_SERVERS={kafka}
+export NAMETAG_REDIS__URL={redis}
+# With these in another shell, start a worker: nametag worker
+# Send a post:
+#   echo '{post}' | {python} -m kafka.producer {client} posts
+# Read the events, until Ctrl-C:
+#   {python} -m kafka.consumer {client} entities -C auto_offset_reset=earliest
+# Ctrl-C here ends both services and removes their data."""
+
+
+def main() -> int:
+    """Run both services until Ctrl-C or SIGTERM; gives back the exit status."""
     # Set before the processes start, so that no signal leaves them behind.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with contextlib.suppress(KeyboardInterrupt), NativeKafka() as kafka, NativeRedis() as redis:
-        print(f"NAMETAG_KAFKA__BOOTSTRAP_SERVERS={kafka.address}")
-        print(f"NAMETAG_REDIS__URL={redis.address}", flush=True)
-        signal.pause()
+    try:
+        with contextlib.suppress(KeyboardInterrupt), NativeKafka() as kafka, NativeRedis() as redis:
+            create_topics(kafka.address)
+            print(instructions(kafka.address, redis.address), flush=True)
+            signal.pause()
+    except ServiceUnavailable as error:
+        print(f"services: {error}", file=sys.stderr)
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
