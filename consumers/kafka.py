@@ -23,6 +23,7 @@ from kafka.errors import KafkaError, RetriableError
 from consumers.errors import SourceUnavailable
 from consumers.kafka_commits import CommitTable, readable, release
 from consumers.kafka_connection import KafkaConnection, KafkaSourceConfig, explain_unreachable, wait_reachable
+from consumers.kafka_contact import Contact
 from consumers.kafka_rebalance import RebalanceListener
 from consumers.source import Message, Offsets, Partition, Position, RevokeListener
 
@@ -74,7 +75,7 @@ class KafkaSource:
         self._commits = CommitTable(self._post, self._fail, self._epoch)
         self._thread: threading.Thread | None = None
         self._is_full = False
-        self._has_joined = False
+        self._contact = Contact(str(connection))
         self._rewinds: queue.SimpleQueue[tuple[Callable[[], None], asyncio.Future[None]]] = queue.SimpleQueue()
 
     async def start(self, on_revoke: RevokeListener) -> None:
@@ -150,8 +151,8 @@ class KafkaSource:
 
     @property
     def is_ready(self) -> bool:
-        """Whether the group has taken us in, with partitions or as a spare."""
-        return self._has_joined
+        """Whether the group has taken us in, with partitions or as a spare, and a broker answers."""
+        return self._contact.is_ready
 
     @property
     def membership(self) -> object:
@@ -205,6 +206,8 @@ class KafkaSource:
                 group_id=config.group_id,
                 group_instance_id=config.group_instance_id,
                 bootstrap_timeout_ms=round(config.start_seconds * 1000),
+                # The default would leave us away for up to half a minute after the broker is back.
+                reconnect_backoff_max_ms=2000,
                 enable_auto_commit=False,
                 auto_offset_reset="earliest",
                 isolation_level="read_committed",
@@ -237,11 +240,12 @@ class KafkaSource:
         _keep_joining(consumer)
         try:
             polled = consumer.poll(timeout_ms=POLL_MS)
+            self._contact.look(consumer)
         except RetriableError as error:
             log.warning("kafka_poll_retried", extra={"error": repr(error)})
+            self._contact.look(consumer)
             time.sleep(POLL_MS / 1000)
             return
-        self._has_joined = self._has_joined or consumer._coordinator.generation_if_stable() is not None
         messages = [self._message(record) for records in polled.values() for record in records]
         if messages and not self._intake_stopped.is_set():
             self._buffer.count(messages, +1)

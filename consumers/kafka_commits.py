@@ -42,6 +42,7 @@ class CommitTable:
         self._lock = threading.Lock()
         self._wanted: dict[Partition, int] = {}
         self._waiting: Waiting = []
+        self._known: dict[Partition, tuple[int, int]] = {}
 
     def want(self, offsets: Offsets, *waiting: asyncio.Future[None]) -> None:
         """Enter `offsets`; `waiting` are completed when they are committed or overtaken."""
@@ -58,22 +59,36 @@ class CommitTable:
         return taken
 
     def send(self, consumer: KafkaConsumer) -> None:
-        """Send what is wanted for partitions that are ours, without waiting for the answer."""
+        """Send what is wanted for partitions that are ours, without waiting for the answer.
+
+        What the broker has confirmed in this epoch isn't sent again: nobody needs a broker for it.
+        """
         offsets, waiting = self.take()
         if not offsets and not waiting:
             return
         assigned = consumer.assignment()
-        ours = {p: offset for p, offset in offsets.items() if TopicPartition(*p) in assigned}
+        epochs = {partition: self._epoch_of(partition) for partition in offsets}
+        ours = {
+            p: offset
+            for p, offset in offsets.items()
+            if TopicPartition(*p) in assigned and not self._is_confirmed(p, epochs[p], offset)
+        }
         if not ours:
             self._post(release, waiting)
             return
-        epochs = {partition: self._epoch_of(partition) for partition in ours}
         sent = consumer.commit_async(kafka_offsets(ours), callback=ignore)
-        sent.add_callback(lambda result: self._committed(result, ours, waiting))
+        sent.add_callback(lambda result: self._committed(result, ours, epochs, waiting))
         sent.add_errback(lambda error: self._not_committed(error, ours, epochs, waiting))
 
-    def _committed(self, result: Any, offsets: Offsets, waiting: Waiting) -> None:
+    def _is_confirmed(self, partition: Partition, epoch: int, offset: int) -> bool:
+        known_epoch, known_offset = self._known.get(partition, (-1, -1))
+        return epoch == known_epoch and offset <= known_offset
+
+    def _committed(self, result: Any, offsets: Offsets, epochs: Mapping[Partition, int], waiting: Waiting) -> None:
         if result is None:
+            # Pairs are compared, so that the answer to an older commit takes nothing back.
+            for partition, offset in offsets.items():
+                self._known[partition] = max((epochs[partition], offset), self._known.get(partition, (-1, -1)))
             self._post(release, waiting)
         else:
             # The client answers for the look-up of an unknown coordinator, not for the commit.

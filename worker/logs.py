@@ -6,6 +6,9 @@ import sys
 from datetime import UTC, datetime
 from typing import Literal
 
+# kafka-python tells each retry of each connection as an error; `kafka_away` and `kafka_back` say it once.
+_TOLD_BY_US = ("kafka.cluster", "kafka.net.connection", "kafka.net.manager", "kafka.net.transport", "kafka.coordinator")
+
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -32,5 +35,6 @@ def configure_logs(style: Literal["text", "json"], level: int = logging.INFO) ->
     handler.setFormatter(_Formatter(style))
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     logging.getLogger("nametag").setLevel(level)
-    # kafka-python tells every retry of a connection; the worker's own sentence says it once.
     logging.getLogger("kafka").setLevel(logging.ERROR)
+    for name in _TOLD_BY_US:
+        logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -59,6 +59,10 @@ class NativeService:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
 
+    def end(self) -> None:
+        """End the process, and keep its data for `restart`."""
+        self._end()
+
     def restart(self) -> None:
         """End the process and start it again on the same port and data."""
         assert self._folder is not None, "start() comes first"

@@ -1,7 +1,10 @@
 """`KafkaSource` against a real broker."""
 
 import asyncio
+import importlib.util
+import logging
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -293,3 +296,60 @@ def test_says_that_the_topic_is_missing(make_source: Make) -> None:
 
     with pytest.raises(SourceUnavailable, match=r"no-such-topic.*create it, or set"):
         asyncio.run(run())
+
+
+@pytest.fixture
+def own_broker() -> Iterator[Any]:
+    """A broker that may be stopped, and its one topic `posts`."""
+    path = Path(__file__).parents[2] / "deploy" / "native" / "services.py"
+    spec = importlib.util.spec_from_file_location("nametag_own_broker", path)
+    assert spec is not None
+    assert spec.loader is not None
+    services = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(services)
+    try:
+        broker = services.NativeKafka()
+        broker.start()
+    except services.ServiceUnavailable as error:
+        pytest.skip(" ".join(str(error).split())[:400])
+    with broker:
+        services.create_topics(broker.address)
+        yield broker
+
+
+def test_says_that_the_broker_is_away_and_back(own_broker: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """Readiness goes and returns with the broker, each told once; what is committed needs no broker."""
+
+    async def until(wanted: bool, source: KafkaSource) -> None:
+        async with asyncio.timeout(20):
+            while source.is_ready is not wanted:  # noqa: ASYNC110  # seen from outside, as an operator would
+                await asyncio.sleep(0.05)
+
+    async def run() -> list[Message]:
+        source = KafkaSource(
+            KafkaConnection(bootstrap_servers=(own_broker.address,)), KafkaSourceConfig(session_timeout_ms=6000)
+        )
+        await source.start(nothing_to_commit)
+        await asyncio.to_thread(produce, b"before")
+        offsets = next_offsets(await receive(source, 1))
+        await source.commit(offsets)
+        await until(True, source)
+        await asyncio.to_thread(own_broker.end)
+        await until(False, source)
+        await asyncio.wait_for(source.commit(offsets), 2)
+        await asyncio.to_thread(own_broker.restart)
+        await until(True, source)
+        await asyncio.to_thread(produce, b"after")
+        later = await receive(source, 1)
+        await source.close()
+        return later
+
+    def produce(value: bytes) -> None:
+        producer = KafkaProducer(bootstrap_servers=own_broker.address)
+        producer.send("posts", value, partition=0).get(timeout=10)
+        producer.close(timeout=5)
+
+    with caplog.at_level(logging.INFO, "nametag.kafka"):
+        assert [message.value for message in asyncio.run(run())] == [b"after"]
+    told = [record.getMessage() for record in caplog.records if record.name == "nametag.kafka"]
+    assert [event for event in told if event in ("kafka_away", "kafka_back")] == ["kafka_away", "kafka_back"]

@@ -1,0 +1,50 @@
+"""What is sent to the broker, and what needn't be."""
+
+from typing import Any
+
+from kafka import TopicPartition
+from kafka.future import Future
+
+from consumers.kafka_commits import CommitTable
+from consumers.source import Partition
+
+PARTITION = Partition("posts", 0)
+
+
+class Consumer:
+    """Takes commits, and confirms them when told to."""
+
+    def __init__(self) -> None:
+        self.sent: list[int] = []
+        self.answers: list[Future] = []
+
+    def assignment(self) -> set[TopicPartition]:
+        return {TopicPartition("posts", 0)}
+
+    def commit_async(self, offsets: dict[Any, Any], callback: Any) -> Future:
+        self.sent += [each.offset for each in offsets.values()]
+        self.answers.append(Future())
+        return self.answers[-1]
+
+
+def test_what_is_confirmed_is_not_sent_again() -> None:
+    """Not in its epoch, nor anything lower; once more in the next, where it may have been read again."""
+    epochs = {PARTITION: 1}
+    table = CommitTable(lambda act, *arguments: act(*arguments), lambda *_: None, epochs.__getitem__)
+    consumer: Any = Consumer()
+
+    def send(offset: int) -> None:
+        table.want({PARTITION: offset})
+        table.send(consumer)
+
+    send(5)
+    send(5)
+    assert consumer.sent == [5, 5]
+    for answer in consumer.answers:
+        answer.success(None)
+    for offset in (5, 4, 6):
+        send(offset)
+    assert consumer.sent == [5, 5, 6]
+    epochs[PARTITION] = 2
+    send(5)
+    assert consumer.sent == [5, 5, 6, 5]
