@@ -104,7 +104,7 @@ def compute_features(
             try:
                 waiting.append((identity, digest, load_pixels(path)))
                 features.files[identity] = path
-            except (OSError, ValueError, SyntaxError):
+            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
                 features.num_broken += 1
         if waiting and (len(waiting) == MICRO_BATCH or number == len(trusted)):
             for identity_seen, digest_seen, seen in _look(tower, waiting):

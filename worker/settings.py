@@ -19,7 +19,7 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 
 from worker.errors import SettingsError
 
-STARTER_CHECKPOINT = Path(__file__).parent.parent / "model" / "starter" / "practice.safetensors"
+STARTER_CHECKPOINT = Path(__file__).parent.parent / "model" / "starter" / "nametag-starter.safetensors"
 
 PREFIX = "NAMETAG_"
 BETWEEN = "__"

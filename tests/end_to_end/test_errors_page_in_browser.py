@@ -67,7 +67,7 @@ def test_the_browser_sees_the_errors_and_no_script(browser: str, page: Path, tmp
     seen = dom(browser, page, tmp_path)
     assert seen.count("<article") == page.read_text(encoding="utf-8").count("<article") >= 2
     assert "<script" not in seen
-    assert "<title>Errors of practice.safetensors on shuffled.txt</title>" in seen
+    assert "<title>Errors of nametag-starter.safetensors on shuffled.txt</title>" in seen
     assert "&lt;script&gt;document.title=" in seen
 
 
