@@ -184,10 +184,16 @@ class KafkaSink:
 
     def _disconnect(self, seconds: float) -> None:
         producer, self._producer = self._producer, None
-        if producer is not None:
-            # What can't be sent was told by publish(), and wasn't committed.
-            with contextlib.suppress(KafkaError):
-                producer.close(timeout=seconds)
+        if producer is None:
+            return
+        try:
+            producer.close(timeout=seconds)
+        except KafkaError:
+            # It gives up at what it can't send, and leaves its thread behind, which would send it later on.
+            # What that was, publish() has told.
+            producer._sender.force_close()
+            producer._sender.join(seconds)
+            producer._closed = True
 
     def _send(self, outcome: Outcome) -> Callable[[float], object]:
         """Hand `outcome` to the producer; gives back the wait (in seconds) for its acknowledgement."""
