@@ -109,9 +109,9 @@ def _tagged(
     """The tagging, what became of the picture, and the picture's bytes where it was looked at."""
     import torch
 
+    from consumers.image_status import ImageStatus
     from consumers.messages import ImageReport
     from model.inference import TaggingInput
-    from worker.image_status import ImageStatus
     from worker.one_image import read_image
 
     tokens = tagger.tokenize(options.text)
@@ -131,7 +131,7 @@ def _tagged(
 
 
 def _rows(attention: tuple[float, ...] | None) -> tuple[tuple[float, ...], ...] | None:
-    from worker.pipeline import REGIONS_PER_SIDE as SIDE
+    from consumers.messages import REGIONS_PER_SIDE as SIDE
 
     if attention is None:
         return None

@@ -16,8 +16,8 @@ from typing import Self
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from consumers.image_status import ImageStatus
 from worker.errors import ImageError
-from worker.image_status import ImageStatus
 
 SIDE = 224
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "AVIF")

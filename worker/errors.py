@@ -11,7 +11,7 @@ WorkerError
 └── CheckpointUnavailable   stop: no tagger
 """
 
-from worker.image_status import ImageStatus
+from consumers.image_status import ImageStatus
 
 
 class WorkerError(Exception):

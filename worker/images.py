@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from consumers.image_status import ImageStatus
 from worker.cache import Cache
 from worker.decode import Decoder
 from worker.errors import ImageError
 from worker.fetch import ImageFetcher
-from worker.image_status import ImageStatus
 
 DAY = 86_400.0
 URL_SECONDS = DAY

@@ -4,10 +4,10 @@ import asyncio
 from dataclasses import dataclass
 from pathlib import Path
 
+from consumers.image_status import ImageStatus
 from worker.decode import DecodeLimits, Decoder, Pixels
 from worker.errors import ImageError
 from worker.fetch import FetchLimits, ImageFetcher
-from worker.image_status import ImageStatus
 from worker.settings import Settings
 
 _ORIGINS = "set NAMETAG_IMAGES__ALLOW_ORIGINS to fetch from your own network"

@@ -28,7 +28,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from consumers.errors import BadMessage, Reason
+from consumers.image_status import ImageStatus
 from consumers.messages import (
+    REGIONS_PER_SIDE,
     CheckpointName,
     DeadLetter,
     EntityEvent,
@@ -43,7 +45,6 @@ from consumers.source import Message, Offsets, Partition, PostSource
 from model.tokenizer import Token
 from worker.batches import Batcher, PostTagger, Prepared, Tagged
 from worker.errors import ImageError, PublishAborted, PublishUnsettled, TaggingFailed, WorkerError
-from worker.image_status import ImageStatus
 from worker.images import FoundFeatures, FoundPixels, ImageSource
 from worker.ledger import OffsetLedger
 from worker.metrics import Metrics
@@ -52,7 +53,6 @@ from worker.room import Room, RoomLimits
 
 log = logging.getLogger("nametag.pipeline")
 
-REGIONS_PER_SIDE = 7
 LONGEST_PAUSE_SECONDS = 5.0
 LONG_TEXT = 10_000
 """Code points from which on a text is split into tokens beside asyncio."""

@@ -6,9 +6,9 @@ from urllib.parse import urlsplit
 from rich.console import Console
 from rich.text import Text
 
+from consumers.image_status import ImageStatus
 from consumers.messages import DeadLetter, Entity, EntityEvent
 from model.captions import harmless, pieces_of
-from worker.image_status import ImageStatus
 from worker.publish import Outcome
 
 # Numbers of the 256-colour palette, which no terminal's theme changes. Each has a contrast of at least

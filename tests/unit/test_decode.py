@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, features
 
+from consumers.image_status import ImageStatus
 from worker.decode import DecodeLimits, Decoder, decode
 from worker.errors import ImageError
-from worker.image_status import ImageStatus
 
 LIMITS = DecodeLimits()
 

@@ -11,9 +11,9 @@ import pytest
 from aiohttp import web
 
 import worker.fetch
+from consumers.image_status import ImageStatus
 from worker.errors import ImageError
 from worker.fetch import FetchLimits, ImageFetcher, is_public
-from worker.image_status import ImageStatus
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from consumers.image_status import ImageStatus
 from worker.errors import ImageError
 from worker.fetch import FetchLimits, ImageFetcher, is_public
-from worker.image_status import ImageStatus
 
 Speak = Callable[[asyncio.StreamWriter], Awaitable[None]]
 HEAD = b"HTTP/1.1 200 OK\r\n"

@@ -6,10 +6,10 @@ from collections.abc import Awaitable, Callable
 import numpy as np
 import pytest
 
+from consumers.image_status import ImageStatus
 from worker.cache import MemoryCache
 from worker.decode import Pixels
 from worker.errors import ImageError
-from worker.image_status import ImageStatus
 from worker.images import FAILURE_SECONDS, FoundFeatures, FoundPixels, ImageSource, _url_key
 
 SHAPE = (49, 8)

@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from consumers.errors import Reason
+from consumers.image_status import ImageStatus
 from consumers.messages import DeadLetter, EntityEvent
 from consumers.source import Message, Offsets, Partition, Position, RevokeListener
 from model.inference import TaggedSpan, Tagging, TaggingInput
 from model.tokenizer import Token, tokenize
 from worker.batches import Batcher, BatchLimits
 from worker.errors import ImageError, PublishAborted, PublishUnsettled, SinkUnavailable, TaggerBroken
-from worker.image_status import ImageStatus
 from worker.images import FoundFeatures, FoundPixels
 from worker.metrics import Metrics
 from worker.pipeline import Parts, Pipeline, PipelineConfig
