@@ -15,7 +15,7 @@ check: env  ## format, lint, types, import rule and unit tests
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -m "not slow" tests/unit
+	$(BIN)/pytest --numprocesses auto -m "not slow" tests/unit
 
 env: .venv/.made  ## the environment alone
 
