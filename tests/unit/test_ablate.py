@@ -81,9 +81,10 @@ def test_an_interrupted_training_is_not_finished(
 ) -> None:
     """Ctrl-C, at which the trainer returns its best so far, ends the ablation; that training is repeated."""
     out = tmp_path / "out"
+    handler = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         ablate(config, 1, out, train_one=FakeTrainer(small_checkpoint, interrupt_at=1))
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is handler
     rest = FakeTrainer(small_checkpoint)
     ablate(config, 1, out, train_one=rest)
     assert rest.asked == [(variant, 0) for variant in VARIANTS[1:]]
