@@ -252,11 +252,10 @@ class Pipeline:
                     await self._parts.source.commit(offsets)
 
     async def _wait_for_flush(self) -> None:
-        now = asyncio.get_running_loop().time
         with suppress(TimeoutError):
             async with asyncio.timeout_at(self._flushed_at + self._config.flush_seconds):
                 await self._room.wait_half_full()
-        self._flushed_at = now()
+        self._flushed_at = asyncio.get_running_loop().time()
 
     async def _publish(self, partitions: frozenset[Partition] | None = None) -> Offsets:
         """Publish what is finished, and settle it; the caller holds the lock."""
