@@ -186,9 +186,8 @@ def _practice(options: argparse.Namespace) -> None:
     from model.practice import write_practice_set
 
     write_practice_set(options.folder, seed=options.seed)
-    print(
-        f"wrote the practice set to {options.folder}/; next: nametag train model/starter/practice.toml, which looks for it in practice/"
-    )
+    print(f"wrote the practice set to {options.folder}/")
+    print("next: nametag train model/starter/practice.toml, which looks for it in practice/")
 
 
 def _train(options: argparse.Namespace) -> None:
