@@ -15,15 +15,24 @@ from consumers.image_status import ImageStatus
 
 
 class WorkerError(Exception):
-    """The root of all errors of this package. Each message says what to do next."""
+    """The root of all errors of this package. Each message says what to do next.
+
+    `retriable`: whether the same again may go well, a little later (worker/retry.py).
+    """
+
+    retriable = False
 
 
 class ImageError(WorkerError):
-    """Raised when a picture can't be had. The post goes on without it."""
+    """Raised when a picture can't be had. The post goes on without it.
 
-    def __init__(self, status: ImageStatus, detail: str) -> None:
+    `retriable` where the host broke off or couldn't be reached, or asks for it (502, 503, 504).
+    """
+
+    def __init__(self, status: ImageStatus, detail: str, *, retriable: bool = False) -> None:
         super().__init__(detail)
         self.status = status
+        self.retriable = retriable
 
 
 class TaggingFailed(WorkerError):
@@ -36,6 +45,8 @@ class TaggerBroken(WorkerError):
 
 class PublishAborted(WorkerError):
     """Raised when nothing of a publication became visible. It is tried again."""
+
+    retriable = True
 
 
 class PublishUnsettled(WorkerError):

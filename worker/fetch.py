@@ -18,6 +18,7 @@ from yarl import URL
 
 from consumers.image_status import ImageStatus
 from worker.errors import ImageError
+from worker.retry import RetryPolicy, retry
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _PORTS = frozenset({80, 443})
@@ -28,6 +29,8 @@ _BY_STATUS = {
     410: ImageStatus.GONE,
     451: ImageStatus.FORBIDDEN,
 }
+_PASSING = frozenset({502, 503, 504})
+"""Answers of a host that may be well again in a moment."""
 # What is 'global' to Python, or to some release of it, and must not be dialled: the IETF's own blocks, the
 # tunnels that carry an IPv4 address inside an IPv6 one (Teredo, 6to4 and its relay), and documentation.
 _NOT_DIALLED = tuple(
@@ -40,9 +43,13 @@ _DNS_CACHE_SECONDS = 60
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FetchLimits:
-    """How long, how much and from where. `allow_origins` are exempt from the address guard."""
+    """How long, how much and from where. `allow_origins` are exempt from the address guard.
+
+    `attempts` are for what may pass, such as a connection that broke off; `total_seconds` is for all of them.
+    """
 
     total_seconds: float = 5.0
+    attempts: int = 2
     connect_seconds: float = 2.0
     idle_seconds: float = 2.0
     max_image_bytes: int = 10 * 1024 * 1024
@@ -56,6 +63,7 @@ class FetchLimits:
     def __post_init__(self) -> None:
         for name in (
             "total_seconds",
+            "attempts",
             "connect_seconds",
             "idle_seconds",
             "max_image_bytes",
@@ -142,11 +150,17 @@ class ImageFetcher:
 
     async def fetch(self, url: str) -> bytes:
         """The bytes at `url`. Raises `ImageError` with the status that the event will have."""
+        policy = RetryPolicy(attempts=self._limits.attempts, total_seconds=self._limits.total_seconds)
         try:
-            async with asyncio.timeout(self._limits.total_seconds):
-                return await self._follow(url)
-        except (TimeoutError, aiohttp.ServerTimeoutError) as error:
+            return await retry(policy, lambda: self._fetch_once(url))
+        except TimeoutError as error:
             raise ImageError(ImageStatus.TOO_SLOW, "not within the deadline") from error
+
+    async def _fetch_once(self, url: str) -> bytes:
+        try:
+            return await self._follow(url)
+        except TimeoutError as error:
+            raise ImageError(ImageStatus.TOO_SLOW, "not within the time to connect or to the next byte") from error
         except _BlockedAddress as error:
             raise ImageError(ImageStatus.BLOCKED_ADDRESS, str(error)) from error
         except aiohttp.InvalidURL as error:
@@ -156,9 +170,10 @@ class ImageFetcher:
                 raise ImageError(ImageStatus.BLOCKED_ADDRESS, str(error.os_error)) from error
             if isinstance(error, aiohttp.ClientConnectorDNSError):
                 raise ImageError(ImageStatus.NOT_FOUND, "the host's name can't be resolved") from error
-            raise ImageError(ImageStatus.HOST_DOWN, "the host can't be reached") from error
+            raise ImageError(ImageStatus.HOST_DOWN, "the host can't be reached", retriable=True) from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise ImageError(ImageStatus.HOST_DOWN, f"the host broke off: {type(error).__name__}") from error
+            detail = f"the host broke off: {type(error).__name__}"
+            raise ImageError(ImageStatus.HOST_DOWN, detail, retriable=True) from error
 
     async def _follow(self, url: str) -> bytes:
         for _ in range(self._limits.max_redirects + 1):
@@ -193,7 +208,8 @@ class ImageFetcher:
             status = _BY_STATUS.get(response.status)
             if status is None:
                 status = ImageStatus.HOST_DOWN if response.status >= 500 else ImageStatus.NOT_FOUND
-            raise ImageError(status, f"the host answers {response.status}")
+            retriable = response.status in _PASSING
+            raise ImageError(status, f"the host answers {response.status}", retriable=retriable)
         limit = self._limits.max_image_bytes
         if (response.content_length or 0) > limit:
             raise ImageError(ImageStatus.TOO_LARGE, f"over {limit} bytes")

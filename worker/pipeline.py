@@ -4,7 +4,7 @@
     prepare   the post's tokens; its picture's features from the cache, else its pixels
     tag       one batch on the device (worker/batches.py)
     finish    an entity event, or a dead letter
-    publish   what the ledger releases, each partition in order; then commit the offsets
+    publish   what is finished, each partition in order; then its offsets (worker/publisher.py)
 
 What happens with an error:
 
@@ -20,10 +20,9 @@ What happens with an error:
 
 import asyncio
 import logging
-import random
 from collections import deque
 from collections.abc import Callable
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -44,27 +43,22 @@ from consumers.messages import (
 from consumers.source import Message, Offsets, Partition, PostSource
 from model.tokenizer import Token
 from worker.batches import Batcher, PostTagger, Prepared, Tagged
-from worker.errors import ImageError, PublishAborted, PublishUnsettled, TaggingFailed, WorkerError
+from worker.errors import ImageError, TaggingFailed
 from worker.images import FoundFeatures, FoundPixels, ImageSource
-from worker.ledger import OffsetLedger
 from worker.metrics import Metrics
 from worker.publish import EventSink, Outcome
+from worker.publisher import Publisher
 from worker.room import Room, RoomLimits
 
 log = logging.getLogger("nametag.pipeline")
 
-LONGEST_PAUSE_SECONDS = 5.0
 LONG_TEXT = 10_000
 """Code points from which on a text is split into tokens beside asyncio."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PipelineConfig:
-    """How posts are read and events written.
-
-    Two publications begin at least `flush_seconds` apart, unless half of the room is taken: a
-    transaction costs the brokers the same for one event as for a hundred.
-    """
+    """How posts are read and events written; `flush_seconds` is the publisher's."""
 
     max_post_bytes: int = 256 * 1024
     max_post_tokens: int = 5000
@@ -101,14 +95,16 @@ class Pipeline:
         self._config = config
         self._on_outcome = on_outcome
         self._room = Room(config.room)
-        self._ledger: OffsetLedger[Outcome] = OffsetLedger()
-        self._finished = asyncio.Event()
-        self._publishing = asyncio.Lock()
-        self._acknowledged: dict[Partition, int] = {}
+        self._publisher = Publisher(
+            parts.source,
+            parts.sink,
+            self._room,
+            parts.metrics,
+            flush_seconds=config.flush_seconds,
+            on_published=self._count,
+        )
         self._arrived: deque[Message] = deque()
         self._is_running = False
-        self._is_unsettled = False
-        self._flushed_at = float("-inf")
 
     @property
     def is_ready(self) -> bool:
@@ -130,7 +126,7 @@ class Pipeline:
             try:
                 async with asyncio.TaskGroup() as tasks:
                     helpers = [
-                        tasks.create_task(self._publish_finished()),
+                        tasks.create_task(self._publisher.run(forget_arrived=self._forget_arrived)),
                         tasks.create_task(self._parts.batcher.run()),
                         tasks.create_task(self._stop_intake_after(stop)),
                     ]
@@ -155,8 +151,7 @@ class Pipeline:
                     continue
                 self._arrived.popleft()
                 self._parts.metrics.received.inc()
-                self._parts.metrics.in_flight.inc()
-                self._ledger.open(message)
+                self._publisher.open(message)
                 task = tasks.create_task(self._process(message))
                 posts.add(task)
                 task.add_done_callback(posts.discard)
@@ -176,8 +171,7 @@ class Pipeline:
             outcome = DeadLetter.of(message, error.reason, str(error))
         except TaggingFailed as error:
             outcome = DeadLetter.of(message, Reason.TAGGING_FAILED, str(error))
-        if self._ledger.complete(message, outcome):
-            self._finished.set()
+        self._publisher.complete(message, outcome)
 
     async def _prepare(self, post: Post) -> tuple[Prepared, ImageReport]:
         tokens = await self._tokenize(post.shown.text)
@@ -229,106 +223,12 @@ class Pipeline:
             position=PositionReport.of(message.position),
         )
 
-    async def _publish_finished(self) -> None:
-        num_failures = 0
-        while True:
-            await self._finished.wait()
-            await self._wait_for_flush()
-            self._finished.clear()
-            try:
-                async with self._publishing:
-                    offsets = await self._publish()
-            except PublishAborted as error:
-                num_failures += 1
-                await self._pause(num_failures, error)
-            except PublishUnsettled as error:
-                num_failures += 1
-                await self._pause(num_failures, error)
-                await self._read_again()
-            else:
-                num_failures = 0
-                # Outside the lock: a rebalance that waits for the lock must not wait for its own commit.
-                if offsets and not self._parts.sink.commits_offsets:
-                    await self._parts.source.commit(offsets)
-
-    async def _wait_for_flush(self) -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout_at(self._flushed_at + self._config.flush_seconds):
-                await self._room.wait_half_full()
-        self._flushed_at = asyncio.get_running_loop().time()
-
-    async def _publish(self, partitions: frozenset[Partition] | None = None) -> Offsets:
-        """Publish what is finished, and settle it; the caller holds the lock."""
-        if self._is_unsettled:
-            raise PublishUnsettled("an earlier publication may still go out")
-        # Before the choice: what a rebalance takes away after it, this membership can't commit.
-        membership = self._parts.source.membership
-        release = self._ledger.finished(partitions)
-        if not release.outcomes:
-            return {}
-        try:
-            with self._parts.metrics.stage("publish"):
-                await self._parts.sink.publish(release.outcomes, release.offsets, membership)
-        except (PublishUnsettled, asyncio.CancelledError):
-            # It may still go out, so the same must not be published again before the offsets are read.
-            self._is_unsettled = True
-            self._finished.set()
-            raise
-        if not self._parts.sink.commits_offsets:
-            self._acknowledged.update(release.offsets)
-        for message, outcome in self._ledger.settle(release):
-            await self._leave(message)
-            self._count(outcome)
-        log.info("published", extra={"num_posts": len(release.outcomes), "offsets": _readable(release.offsets)})
-        return release.offsets
-
-    async def _pause(self, num_failures: int, error: WorkerError) -> None:
-        seconds = min(LONGEST_PAUSE_SECONDS, 0.05 * 2 ** min(num_failures, 10)) * random.uniform(0.5, 1)
-        log.warning("publish_retried", extra={"reason": str(error), "num_failures": num_failures, "seconds": seconds})
-        self._parts.metrics.publish_failures.labels(type(error).__name__).inc()
-        await asyncio.sleep(seconds)
-        self._finished.set()
-
-    async def _read_again(self) -> None:
-        """Forget all that is under way, and let the source begin at the last commit."""
-        dropped: list[Message] = []
-
-        def forget() -> None:
-            self._arrived.clear()
-            dropped.extend(self._ledger.forget())
-            self._acknowledged.clear()
-            self._is_unsettled = False
-
-        # Without the lock: a rebalance that waits for it would hold up the poller, which has to rewind.
-        await self._parts.source.rewind(forget)
-        await self._drop(dropped)
+    def _forget_arrived(self) -> None:
+        self._arrived.clear()
 
     async def _give_up(self, partitions: frozenset[Partition]) -> Offsets:
-        """Before `partitions` go to another worker: publish what is finished, forget the rest."""
         self._arrived = deque(m for m in self._arrived if m.position.partition not in partitions)
-        try:
-            async with self._publishing:
-                await self._publish(partitions)
-        except (PublishAborted, PublishUnsettled) as error:
-            # The next owner reads from the last commit, whichever that is.
-            log.warning("publish_given_up", extra={"reason": str(error)})
-        finally:
-            # Also at the rebalance's deadline: what is no longer ours must not be published later on.
-            dropped = self._ledger.forget(partitions)
-            await self._drop(dropped)
-        log.info("gave_up", extra={"partitions": sorted(map(str, partitions)), "num_dropped": len(dropped)})
-        return {
-            partition: self._acknowledged.pop(partition) for partition in partitions if partition in self._acknowledged
-        }
-
-    async def _drop(self, messages: list[Message]) -> None:
-        self._parts.metrics.dropped.inc(len(messages))
-        for message in messages:
-            await self._leave(message)
-
-    async def _leave(self, message: Message) -> None:
-        await self._room.leave(message.num_bytes)
-        self._parts.metrics.in_flight.dec()
+        return await self._publisher.give_up(partitions)
 
     async def _stop_intake_after(self, stop: asyncio.Event) -> None:
         await stop.wait()
@@ -345,11 +245,8 @@ class Pipeline:
             await asyncio.wait({empty}, timeout=self._config.drain_seconds)
             if not empty.done():
                 log.warning("drain_deadline", extra={"num_left": self._room.num_posts})
-            # The publisher commits after the room is empty; this waits for its last commit's start.
-            async with self._publishing:
-                offsets = dict(self._acknowledged)
-            if offsets:
-                await self._parts.source.commit(offsets)
+            # The room is empty before the publisher commits.
+            await self._publisher.commit_last()
         finally:
             empty.cancel()
             asked.cancel()
@@ -371,7 +268,3 @@ class Pipeline:
 def _rows(attention: tuple[float, ...]) -> tuple[tuple[float, ...], ...]:
     side = REGIONS_PER_SIDE
     return tuple(attention[row * side : (row + 1) * side] for row in range(side))
-
-
-def _readable(offsets: Offsets) -> dict[str, int]:
-    return {str(partition): offset for partition, offset in offsets.items()}

@@ -240,7 +240,7 @@ def test_a_name_that_changes_its_address_is_not_followed(monkeypatch: pytest.Mon
     monkeypatch.setattr("worker.fetch.socket.getaddrinfo", resolve)
     blocked = ImageStatus.BLOCKED_ADDRESS
     assert asyncio.run(scenario()) == [ImageStatus.HOST_DOWN, blocked, blocked]
-    assert dialled == ["93.184.215.14"]
+    assert set(dialled) == {"93.184.215.14"}
     assert all(map(is_public, dialled))
 
 
