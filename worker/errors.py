@@ -38,6 +38,10 @@ class ImageError(WorkerError):
 class TaggingFailed(WorkerError):
     """Raised when one post breaks the model. It becomes a dead letter; the rest of its batch goes on."""
 
+    def __init__(self, detail: str, *, num_tries: int = 1) -> None:
+        super().__init__(detail)
+        self.num_tries = num_tries
+
 
 class TaggerBroken(WorkerError):
     """Raised when the model fails on a harmless post too. The worker stops."""

@@ -43,6 +43,9 @@ class Metrics:
             "nametag_batch_posts", "Posts in a batch.", buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
             registry=registry,
         )  # fmt: skip
+        self.batch_limits = Gauge(
+            "nametag_batch_limit", "What a batch may hold since memory ran out.", ["of"], registry=registry
+        )
         self.stages = Histogram(
             "nametag_stage_seconds", "Time spent in a stage.", ["stage"], buckets=_SECONDS,
             registry=registry,

@@ -42,7 +42,8 @@ from consumers.messages import (
 )
 from consumers.source import Message, Offsets, Partition, PostSource
 from model.tokenizer import Token
-from worker.batches import Batcher, PostTagger, Prepared, Tagged
+from worker.batch_runner import PostTagger, Prepared, Tagged
+from worker.batches import Batcher
 from worker.errors import ImageError, TaggingFailed
 from worker.images import FoundFeatures, FoundPixels, ImageSource
 from worker.metrics import Metrics

@@ -13,7 +13,8 @@ from consumers.kafka import KafkaConnection, KafkaSource, KafkaSourceConfig
 from consumers.source import PostSource
 from model.errors import CheckpointError
 from model.inference import Tagger
-from worker.batches import Batcher, BatchLimits
+from worker.batch_runner import BatchLimits, BatchRunner
+from worker.batches import Batcher
 from worker.cache import Cache, CacheLimits, MemoryCache, RedisCache
 from worker.decode import DecodeLimits, Decoder
 from worker.errors import CheckpointUnavailable, SettingsError, WorkerError
@@ -76,7 +77,7 @@ async def run_worker(
                 source=_source(settings, files),
                 images=ImageSource(fetcher, decoder, cache, tagger.tower_digest, tagger.feature_shape),
                 tagger=tagger,
-                batcher=Batcher(tagger, _batch_limits(settings), metrics),
+                batcher=Batcher(BatchRunner(tagger, _batch_limits(settings), metrics), metrics),
                 sink=_sink(settings, files),
                 metrics=metrics,
             )

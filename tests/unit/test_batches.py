@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from model.inference import Tagging, TaggingInput
 from model.tokenizer import Token, tokenize
-from worker.batches import Batcher, BatchLimits, Prepared, Tagged
+from worker.batch_runner import BatchLimits, BatchRunner, Prepared, Tagged, is_out_of_memory
+from worker.batches import Batcher
 from worker.errors import TaggerBroken, TaggingFailed
 from worker.images import FoundPixels
 from worker.metrics import Metrics
@@ -45,6 +46,32 @@ class BrittleTagger:
         return [Tagging(spans=(), attention=None) for _ in inputs]
 
 
+class SmallDevice(BrittleTagger):
+    """A device that bears so many padded tokens and pictures at once; its memory may be free later on."""
+
+    def __init__(self, max_padded: int, max_images: int = 100, *, free_after: int = 10**9) -> None:
+        super().__init__()
+        self.max_padded = max_padded
+        self.max_images = max_images
+        self.num_failures = 0
+        self._free_after = free_after
+
+    def look(self, pixels: torch.Tensor) -> torch.Tensor:
+        if len(pixels) > self.max_images:
+            self._fail()
+        return super().look(pixels)
+
+    def tag(self, inputs: Sequence[TaggingInput]) -> list[Tagging]:
+        if max(len(post.tokens) for post in inputs) * len(inputs) > self.max_padded:
+            self._fail()
+        return super().tag(inputs)
+
+    def _fail(self) -> None:
+        self.num_failures += 1
+        if self.num_failures <= self._free_after:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+
 def prepared(text: str, picture: FoundPixels | None = None) -> Prepared:
     return Prepared(tokens=tuple(tokenize(text)), picture=picture)
 
@@ -56,25 +83,25 @@ def pixels(digest: str) -> FoundPixels:
 @given(st.sets(st.integers(0, 19), max_size=6))
 def test_halving_finds_exactly_the_bad_posts(bad: set[int]) -> None:
     """Every bad post fails, every other is tagged, whichever they are."""
-    batcher = Batcher(BrittleTagger(), BatchLimits(), Metrics())
+    runner = BatchRunner(BrittleTagger(), BatchLimits(), Metrics())
     posts = [prepared(BAD if number in bad else "fine") for number in range(20)]
-    results = batcher.run_batch(posts)
+    results = runner.run(posts)
     assert {n for n, result in enumerate(results) if isinstance(result, TaggingFailed)} == bad
     assert len(results) == 20
 
 
 def test_a_broken_tagger_is_no_bad_post() -> None:
     """Where the model fails on a harmless post too, the worker stops instead of burying the topic."""
-    batcher = Batcher(BrittleTagger(broken=True), BatchLimits(), Metrics())
+    runner = BatchRunner(BrittleTagger(broken=True), BatchLimits(), Metrics())
     with pytest.raises(TaggerBroken):
-        batcher.run_batch([prepared("fine"), prepared("fine")])
+        runner.run([prepared("fine"), prepared("fine")])
 
 
 def test_one_look_at_a_picture_that_many_posts_share() -> None:
     """The tower sees a picture once a batch, and its features go home with one post only."""
     tagger = BrittleTagger()
-    batcher = Batcher(tagger, BatchLimits(), Metrics())
-    results = batcher.run_batch([prepared("a", pixels("x")), prepared("b", pixels("x")), prepared("c")])
+    runner = BatchRunner(tagger, BatchLimits(), Metrics())
+    results = runner.run([prepared("a", pixels("x")), prepared("b", pixels("x")), prepared("c")])
     assert tagger.num_looked == 1
     features = [result.new_features is not None for result in results if isinstance(result, Tagged)]
     assert features == [True, False, False]
@@ -86,7 +113,7 @@ def test_batches_fill_under_load_and_keep_the_limits() -> None:
 
     async def scenario() -> None:
         limits = BatchLimits(max_posts=8, max_padded_tokens=80)
-        batcher = Batcher(tagger, limits, Metrics())
+        batcher = Batcher(BatchRunner(tagger, limits, Metrics()), Metrics())
         waiting = [asyncio.create_task(batcher.tag(prepared("word " * (1 + n % 10)))) for n in range(64)]
         await asyncio.sleep(0)
         runner = asyncio.create_task(batcher.run())
@@ -105,7 +132,7 @@ def test_one_long_post_goes_alone() -> None:
     tagger = BrittleTagger()
 
     async def scenario() -> None:
-        batcher = Batcher(tagger, BatchLimits(max_padded_tokens=10), Metrics())
+        batcher = Batcher(BatchRunner(tagger, BatchLimits(max_padded_tokens=10), Metrics()), Metrics())
         runner = asyncio.create_task(batcher.run())
         await asyncio.wait_for(batcher.tag(prepared("word " * 50)), 5)
         runner.cancel()
@@ -113,3 +140,90 @@ def test_one_long_post_goes_alone() -> None:
 
     asyncio.run(scenario())
     assert tagger.batches == [1]
+
+
+def test_a_batch_that_does_not_fit_makes_the_next_ones_smaller() -> None:
+    """Out of memory: every post is tagged all the same, and what was learnt is kept for the batches to come."""
+    device = SmallDevice(max_padded=50)
+    runner = BatchRunner(device, BatchLimits(max_posts=64, max_padded_tokens=4096), Metrics())
+
+    async def scenario() -> None:
+        batcher = Batcher(runner, Metrics())
+        running = asyncio.create_task(batcher.run())
+        for _ in range(5):
+            await asyncio.gather(*(batcher.tag(prepared("five words are in here")) for _ in range(64)))
+        running.cancel()
+        batcher.close()
+
+    asyncio.run(scenario())
+    assert sum(device.batches) == 5 * 64
+    # 320 tokens, twice 160, four times 80: the halves of the first batch, and none after it.
+    assert runner.limits.max_padded_tokens == 40
+    assert device.num_failures == 7
+    assert max(device.batches[-32:]) == 8
+
+
+def test_pictures_that_do_not_fit_lower_the_limit_of_pictures_alone() -> None:
+    """The visual tower's memory says nothing about captions."""
+    device = SmallDevice(max_padded=10**6, max_images=3)
+    runner = BatchRunner(device, BatchLimits(max_images=16), Metrics())
+    results = runner.run([prepared("a", pixels(str(n))) for n in range(16)])
+    assert all(isinstance(result, Tagged) and result.new_features is not None for result in results)
+    assert runner.limits == BatchLimits(max_images=2)
+
+
+def test_memory_that_is_free_again_tags_the_post() -> None:
+    """A post alone is given a few attempts: the memory may have been another process's for a moment."""
+    device = SmallDevice(max_padded=10, free_after=2)
+    (result,) = BatchRunner(device, BatchLimits(), Metrics()).run([prepared("word " * 20)])
+    assert isinstance(result, Tagged)
+    assert device.num_failures == 3
+
+
+def test_a_post_that_never_fits_is_a_dead_letter_after_some_tries() -> None:
+    """It says how often it was tried; the limits stay, since the post is to blame."""
+    device = SmallDevice(max_padded=10)
+    runner = BatchRunner(device, BatchLimits(), Metrics())
+    (result,) = runner.run([prepared("word " * 20)])
+    assert isinstance(result, TaggingFailed)
+    assert result.num_tries == 3
+    assert "out of memory" in str(result)
+    assert runner.limits == BatchLimits()
+
+
+def test_torch_says_on_a_cpu_that_memory_is_out() -> None:
+    """The sentence that is_out_of_memory knows is the one that the installed torch says."""
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**50, dtype=torch.uint8)
+    assert is_out_of_memory(caught.value)
+    assert not is_out_of_memory(RuntimeError("shapes don't match"))
+
+
+@given(
+    st.lists(st.integers(1, 60), min_size=1, max_size=80),
+    st.integers(1, 40),
+    st.integers(1, 400),
+)
+def test_every_post_leaves_once_in_batches_within_the_limits(lengths: list[int], most: int, tokens: int) -> None:
+    """Each post is tagged once; a batch is over the limits only where it is one post."""
+    tagger = BrittleTagger()
+    padded: list[tuple[int, int]] = []
+    tag = tagger.tag
+
+    def watch(inputs: Sequence[TaggingInput]) -> list[Tagging]:
+        padded.append((len(inputs), max(len(post.tokens) for post in inputs)))
+        return tag(inputs)
+
+    tagger.tag = watch  # type: ignore[method-assign]
+
+    async def scenario() -> None:
+        limits = BatchLimits(max_posts=most, max_padded_tokens=tokens)
+        batcher = Batcher(BatchRunner(tagger, limits, Metrics()), Metrics())
+        running = asyncio.create_task(batcher.run())
+        await asyncio.gather(*(batcher.tag(prepared("word " * length)) for length in lengths))
+        running.cancel()
+        batcher.close()
+
+    asyncio.run(scenario())
+    assert sum(count for count, _ in padded) == len(lengths)
+    assert all(count <= most and (count == 1 or count * longest <= tokens) for count, longest in padded)

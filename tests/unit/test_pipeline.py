@@ -18,7 +18,8 @@ from consumers.messages import DeadLetter, EntityEvent
 from consumers.source import Message, Offsets, Partition, Position, RevokeListener
 from model.inference import TaggedSpan, Tagging, TaggingInput
 from model.tokenizer import Token, tokenize
-from worker.batches import Batcher, BatchLimits
+from worker.batch_runner import BatchLimits, BatchRunner
+from worker.batches import Batcher
 from worker.errors import ImageError, PublishAborted, PublishUnsettled, SinkUnavailable, TaggerBroken
 from worker.images import FoundFeatures, FoundPixels
 from worker.metrics import Metrics
@@ -182,7 +183,7 @@ class World:
             source=self.source,
             images=self.images,  # type: ignore[arg-type]  # stands for it
             tagger=self.tagger,
-            batcher=Batcher(self.tagger, BatchLimits(), self.metrics),
+            batcher=Batcher(BatchRunner(self.tagger, BatchLimits(), self.metrics), self.metrics),
             sink=self.sink,
             metrics=self.metrics,
         )

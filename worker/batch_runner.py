@@ -1,0 +1,201 @@
+"""One batch on the device: a bad post is found by halving, and a batch that didn't fit makes the next ones smaller."""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar
+
+import numpy as np
+import torch
+
+from model.inference import Tagging, TaggingInput
+from model.tokenizer import Token
+from worker.errors import TaggerBroken, TaggingFailed
+from worker.images import FoundFeatures, FoundPixels
+from worker.metrics import Metrics
+from worker.retry import RetryPolicy
+
+log = logging.getLogger("nametag.device")
+
+T = TypeVar("T")
+
+
+class PostTagger(Protocol):
+    """What the worker asks of a tagger; `model.inference.Tagger` is the one there is."""
+
+    @property
+    def checkpoint_id(self) -> str:
+        """Names the checkpoint in events."""
+
+    @property
+    def variant(self) -> str:
+        """One of the paper's four variants."""
+
+    @property
+    def uses_image(self) -> bool:
+        """Whether a picture makes a difference to the variant."""
+
+    def tokenize(self, text: str) -> tuple[Token, ...]:
+        """Tokens of a caption, by the checkpoint's own scheme."""
+
+    def look(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Features (N, 49, D) of pixels (N, 3, 224, 224), both on the CPU."""
+
+    def tag(self, inputs: Sequence[TaggingInput]) -> list[Tagging]:
+        """Tag posts; as many taggings as inputs, in their order."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchLimits:
+    """How much goes on the device at once."""
+
+    max_posts: int = 32
+    max_padded_tokens: int = 4096
+    max_images: int = 16
+
+    def __post_init__(self) -> None:
+        for name in ("max_posts", "max_padded_tokens", "max_images"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A post that is ready for the device."""
+
+    tokens: tuple[Token, ...]
+    picture: FoundFeatures | FoundPixels | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tagged:
+    """A tagged post. `new_features` (49, D) were computed for its picture in this batch."""
+
+    tagging: Tagging
+    new_features: np.ndarray | None = None
+
+
+class _OutOfMemory(Exception):
+    """Raised inside a batch; `by_images` where the visual tower ran out, not the tagger."""
+
+    def __init__(self, error: Exception, *, by_images: bool) -> None:
+        super().__init__(f"the device is out of memory ({str(error).splitlines()[0][:200]})")
+        self.by_images = by_images
+
+
+class BatchRunner:
+    """Tags batches, on the one thread that owns the device; keeps the limits that the device can bear."""
+
+    def __init__(self, tagger: PostTagger, limits: BatchLimits, metrics: Metrics) -> None:
+        self._tagger = tagger
+        self._metrics = metrics
+        self._memory_retries = RetryPolicy(attempts=3, first_seconds=0.2)
+        self.limits = limits
+        """As configured, or what was left of it when memory ran out; lowered, never raised again."""
+
+    def run(self, posts: Sequence[Prepared]) -> list[Tagged | TaggingFailed]:
+        """Tag `posts`. Raises `TaggerBroken` where the model fails on any post."""
+        try:
+            return list(self._tag_all(posts))
+        except _OutOfMemory as error:
+            _free_memory()
+            if len(posts) == 1:
+                return [self._try_alone(posts[0], error)]
+            self._lower_limits(posts, error)
+        except Exception as error:
+            if len(posts) == 1:
+                return [self._blame(error, tries=[f"{error!r}"])]
+        middle = len(posts) // 2
+        return self.run(posts[:middle]) + self.run(posts[middle:])
+
+    def _try_alone(self, post: Prepared, error: Exception) -> Tagged | TaggingFailed:
+        """Memory may be somebody else's for a moment, so one post gets a few attempts."""
+        tries = [str(error)]
+        while len(tries) < (self._memory_retries.attempts or 1):
+            time.sleep(self._memory_retries.pause(len(tries)))
+            try:
+                (tagged,) = self._tag_all([post])
+            except Exception as again:
+                _free_memory()
+                tries.append(str(again))
+            else:
+                return tagged
+        return self._blame(error, tries)
+
+    def _blame(self, error: Exception, tries: list[str]) -> TaggingFailed:
+        # A post that fails alone is to blame only where the tagger still does a harmless one;
+        # without this check a broken device would turn the whole topic into dead letters.
+        try:
+            self._tagger.tag([TaggingInput(tokens=self._tagger.tokenize("a post"), features=None)])
+        except Exception as second:
+            raise TaggerBroken(
+                f"the tagger fails on every post ({error!r}); restart the worker, or check the "
+                "checkpoint and the device"
+            ) from second
+        return TaggingFailed(f"the tagger failed on this post: {tries[-1]}"[:500], num_tries=len(tries))
+
+    def _lower_limits(self, posts: Sequence[Prepared], error: _OutOfMemory) -> None:
+        if error.by_images:
+            half = len(_new_pixels(posts)) // 2
+            self.limits = replace(self.limits, max_images=max(1, min(self.limits.max_images, half)))
+        else:
+            half = len(posts) * max(len(post.tokens) for post in posts) // 2
+            self.limits = replace(self.limits, max_padded_tokens=max(1, min(self.limits.max_padded_tokens, half)))
+        limits = {"max_images": self.limits.max_images, "max_padded_tokens": self.limits.max_padded_tokens}
+        for name, value in limits.items():
+            self._metrics.batch_limits.labels(name.removeprefix("max_")).set(value)
+        log.warning("batch_limited", extra={"reason": str(error), "num_posts": len(posts), **limits})
+
+    def _tag_all(self, posts: Sequence[Prepared]) -> list[Tagged]:
+        new = self._look_at_new(posts)
+        inputs = [TaggingInput(tokens=post.tokens, features=_features(post.picture, new)) for post in posts]
+        taggings = _within_memory(lambda: self._tagger.tag(inputs), by_images=False)
+        results = []
+        for post, tagging in zip(posts, taggings, strict=True):
+            # The first post with a new picture takes its features home, so that they are cached once.
+            fresh = new.pop(post.picture.digest, None) if post.picture else None
+            features = None if fresh is None else fresh.numpy()
+            results.append(Tagged(tagging=tagging, new_features=features))
+        return results
+
+    def _look_at_new(self, posts: Sequence[Prepared]) -> dict[str, torch.Tensor]:
+        pixels = _new_pixels(posts)
+        if not pixels:
+            return {}
+        stacked = torch.from_numpy(np.stack(list(pixels.values())))
+        features = _within_memory(lambda: self._tagger.look(stacked), by_images=True)
+        self._metrics.tower_images.inc(len(pixels))
+        return dict(zip(pixels, features, strict=True))
+
+
+def _within_memory(act: Callable[[], T], *, by_images: bool) -> T:
+    try:
+        return act()
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise _OutOfMemory(error, by_images=by_images) from error
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a device, or the host, had no more memory to give. On a CPU torch says so only in words."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
+
+
+def _free_memory() -> None:
+    # What torch keeps for later may be just what another process needs.
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # torch's own gap
+        torch.cuda.empty_cache()
+
+
+def _new_pixels(posts: Sequence[Prepared]) -> dict[str, np.ndarray]:
+    return {post.picture.digest: post.picture.pixels for post in posts if isinstance(post.picture, FoundPixels)}
+
+
+def _features(picture: FoundFeatures | FoundPixels | None, new: dict[str, torch.Tensor]) -> torch.Tensor | None:
+    if picture is None:
+        return None
+    if isinstance(picture, FoundFeatures):
+        return torch.from_numpy(picture.features)
+    return new[picture.digest]
