@@ -32,9 +32,9 @@ class Broker(RuleBasedStateMachine):
         self.under_way: list[Message] = []
         self.chosen: tuple[Release[int], dict[Partition, int]] | None = None
 
-    @initialize(first=st.sets(partitions))
-    def begin(self, first: set[Partition]) -> None:
-        for partition in first:
+    @initialize()
+    def begin(self) -> None:
+        for partition in PARTITIONS:
             self.assign(partition)
 
     @rule(partition=partitions)
@@ -60,16 +60,19 @@ class Broker(RuleBasedStateMachine):
             self.epoch[partition] += 1
             self.position[partition] = self.committed[partition]
 
-    @rule(partition=partitions, count=st.integers(1, 5))
-    def read(self, partition: Partition, count: int) -> None:
-        """The next messages arrive."""
+    @rule(partition=partitions, finished=st.lists(st.booleans(), min_size=1, max_size=5))
+    def read(self, partition: Partition, finished: list[bool]) -> None:
+        """The next messages arrive, and some of them are finished before anything else happens."""
         if partition not in self.owned:
             return
         waiting = [offset for offset in GAPPED_LOG if offset >= self.position[partition]]
-        for offset in waiting[:count]:
+        for offset, is_finished in zip(waiting, finished, strict=False):
             message = Message(position=Position(partition, offset), value=b"", epoch=self.epoch[partition])
             self.ledger.open(message)
-            self.under_way.append(message)
+            if is_finished:
+                assert self.ledger.complete(message, offset)
+            else:
+                self.under_way.append(message)
             self.position[partition] = offset + 1
 
     @precondition(lambda self: self.under_way)
@@ -86,6 +89,13 @@ class Broker(RuleBasedStateMachine):
     def choose(self) -> None:
         """A publication begins: what is finished is chosen, and stays in the ledger."""
         self.chosen = self.ledger.finished(), dict(self.epoch)
+
+    @precondition(lambda self: self.chosen is None)
+    @rule(is_committed=st.booleans())
+    def choose_and_publish(self, is_committed: bool) -> None:
+        """A publication with nothing in between."""
+        self.choose()
+        self.publish(is_committed)
 
     @precondition(lambda self: self.chosen is not None)
     @rule(is_committed=st.booleans())
@@ -111,7 +121,7 @@ class Broker(RuleBasedStateMachine):
         self.chosen = None
         for partition in PARTITIONS:
             self.assign(partition)
-            self.read(partition, len(GAPPED_LOG))
+            self.read(partition, [False] * len(GAPPED_LOG))
         for message in self.under_way:
             self.ledger.complete(message, message.position.offset)
         self.choose()
