@@ -53,6 +53,7 @@ class KafkaSourceConfig:
 
     The buffer's limits are soft by one poll. `revoke_seconds` is for finishing the work of
     partitions that are asked back; it must end within the broker's patience for a rebalance.
+    A client that reads nothing for `stall_seconds`, though there is something to read, is started anew.
     """
 
     topic: str = "posts"
@@ -64,6 +65,7 @@ class KafkaSourceConfig:
     max_buffered_bytes: int = 16 * 1024 * 1024
     start_seconds: float = 10.0
     revoke_seconds: float = 10.0
+    stall_seconds: float = 60.0
     commit_seconds: float = 15.0
     close_seconds: float = 10.0
 
@@ -76,7 +78,7 @@ class KafkaSourceConfig:
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("start_seconds", "revoke_seconds", "commit_seconds", "close_seconds"):
+        for name in ("start_seconds", "revoke_seconds", "stall_seconds", "commit_seconds", "close_seconds"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be more than 0")
 

@@ -27,9 +27,10 @@ class Contact:
 
     def look(self, consumer: KafkaConsumer) -> None:
         """Take in how things stand, and log it where that has changed."""
-        if self._consumer is None:
-            if consumer._coordinator.generation_if_stable() is not None:
-                self._consumer = consumer
+        if consumer is not self._consumer:
+            # Also one that takes over from another (consumers/kafka_poller.py).
+            is_member = consumer._coordinator.generation_if_stable() is not None
+            self._consumer = consumer if is_member else None
             return
         if self._away_since is None and not self._answers():
             self._away_since = time.monotonic()

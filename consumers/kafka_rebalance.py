@@ -27,28 +27,32 @@ GRACE_SECONDS = 2.0
 class RebalanceListener(AsyncConsumerRebalanceListener):  # type: ignore[misc] # kafka-python has no types
     """Lets go of partitions in order: finish, commit, give up."""
 
-    def __init__(
-        self,
-        *,
-        loop: asyncio.AbstractEventLoop,
-        on_revoke: RevokeListener,
-        discard: Callable[[frozenset[Partition]], None],
-        take_wanted: Callable[[], tuple[dict[Partition, int], Waiting]],
-        revoke_seconds: float,
-    ) -> None:
-        self._loop = loop
-        self._on_revoke = on_revoke
+    def __init__(self, *, discard: Callable[[frozenset[Partition]], None], revoke_seconds: float) -> None:
         self._discard = discard
-        self._take_wanted = take_wanted
         self._revoke_seconds = revoke_seconds
         self._tasks: set[asyncio.Task[None]] = set()
         self.consumer: Any = None
         self.epochs: dict[Partition, int] = {}
         self.is_revoking = False
 
+    def begin(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        on_revoke: RevokeListener,
+        take_wanted: Callable[[], tuple[dict[Partition, int], Waiting]],
+    ) -> None:
+        """Take in where the work is done, who finishes it, and the table of offsets to commit."""
+        self._loop = loop
+        self._on_revoke = on_revoke
+        self._take_wanted = take_wanted
+
+    def epoch(self, partition: Partition) -> int:
+        """How often `partition` has come to us, 0 for never."""
+        return self.epochs.get(partition, 0)
+
     def begin_epoch(self, partition: Partition) -> None:
         """From now on, what was read of `partition` before is stale."""
-        self.epochs[partition] = self.epochs.get(partition, 0) + 1
+        self.epochs[partition] = self.epoch(partition) + 1
 
     async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
         """Begin a new epoch for each."""

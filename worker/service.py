@@ -118,6 +118,7 @@ def _source(settings: Settings, files: Files | None) -> PostSource:
         group_id=kafka.group_id,
         group_instance_id=kafka.group_instance_id,
         session_timeout_ms=round(kafka.session_timeout_seconds * 1000),
+        stall_seconds=kafka.stall_seconds,
     )
     return KafkaSource(_connection(settings), config)
 

@@ -73,6 +73,11 @@ class KafkaTable(Table):
     session_timeout_seconds: float = Field(
         45.0, gt=0, description="After how many silent seconds the group gives a worker's partitions to others."
     )
+    stall_seconds: float = Field(
+        60.0,
+        gt=0,
+        description="After how many seconds without reading, though there are posts, to start the client anew.",
+    )
 
 
 class RedisTable(Table):

@@ -111,7 +111,7 @@ def test_commits_after_the_topic_grew(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A join that the topic's growth began, and that outlasts its poll, still ends in a member that may commit."""
-    monkeypatch.setattr("consumers.kafka.POLL_MS", 1)
+    monkeypatch.setattr("consumers.kafka_poller.POLL_MS", 1)
 
     async def run() -> list[Message]:
         first = make_source()
