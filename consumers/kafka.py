@@ -93,7 +93,10 @@ class KafkaSource:
         self._arrived.set()
         self._poller.ask_to_leave()
         deadline = self._config.close_seconds + self._config.revoke_seconds
-        if not await asyncio.to_thread(self._poller.join, deadline):
+        try:
+            async with asyncio.timeout(deadline):
+                await self._poller.ended()
+        except TimeoutError:
             log.warning("kafka_close_deadline", extra={"seconds": deadline})
 
     @property

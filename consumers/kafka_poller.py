@@ -103,12 +103,11 @@ class KafkaPoller:
         """Let the thread leave the group and end."""
         self._closing.set()
 
-    def join(self, seconds: float) -> bool:
-        """Wait for the thread's end; whether it came."""
-        if self._thread is None:
-            return True
-        self._thread.join(seconds)
-        return not self._thread.is_alive()
+    async def ended(self) -> None:
+        """Wait for the thread's end."""
+        # Asked again and again: a wait on one of asyncio's own threads couldn't be given up.
+        while self._thread is not None and self._thread.is_alive():  # noqa: ASYNC110
+            await asyncio.sleep(POLL_MS / 1000)
 
     # The thread, top to bottom.
 

@@ -5,6 +5,7 @@ fails. A value is framed with a digest of key and value: a foreign, cut or alter
 """
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import random
@@ -124,8 +125,10 @@ class RedisCache:
         await self._call(lambda: self._redis.set(key, _digest(key, value) + value, px=milliseconds))
 
     async def close(self) -> None:
-        """Close the connections."""
-        await self._redis.aclose()
+        """Close the connections, as far as Redis has a hand for it."""
+        with contextlib.suppress(RedisError, OSError, TimeoutError):
+            async with asyncio.timeout(self._limits.timeout_seconds):
+                await self._redis.aclose()
 
     async def _call(self, command: Callable[[], object]) -> object:
         # A turn is waited for outside of the deadline: many readers at once are load, not trouble.

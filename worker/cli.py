@@ -2,11 +2,15 @@
 
 import argparse
 import asyncio
+import contextlib
 import logging
+import os
 import sys
+import threading
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import NoReturn
 
 from worker import cli_model
 from worker.cli_seeing import add_errors, add_tag
@@ -32,6 +36,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(_first(group))
     except Exception as error:
         return _fail(error)
+
+
+def run() -> NoReturn:
+    """The program: `main`, then the end of the process, whatever its threads still wait for.
+
+    A look-up of a host's name can't be broken off, and Python would wait for its thread for half a minute.
+    """
+    status = main()
+    if all(thread.daemon or thread is threading.main_thread() for thread in threading.enumerate()):
+        sys.exit(status)
+    logging.shutdown()
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(status)
 
 
 def _fail(error: BaseException) -> int:
@@ -197,4 +216,4 @@ def _train(options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

@@ -21,7 +21,7 @@ What happens with an error:
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -59,14 +59,17 @@ LONG_TEXT = 10_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PipelineConfig:
-    """How posts are read and events written; `flush_seconds` is the publisher's."""
+    """How posts are read and events written; `flush_seconds` is the publisher's.
+
+    `shutdown_seconds` are for all of a shutdown: what is under way, the last commit, and the goodbyes.
+    """
 
     max_post_bytes: int = 256 * 1024
     max_post_tokens: int = 5000
     image_choice: ImageChoice = "first"
     include_text: bool = True
     include_attention: bool = False
-    drain_seconds: float = 20.0
+    shutdown_seconds: float = 20.0
     flush_seconds: float = 0.1
     room: RoomLimits = RoomLimits()
 
@@ -106,6 +109,7 @@ class Pipeline:
         )
         self._arrived: deque[Message] = deque()
         self._is_running = False
+        self._shutdown_at: float | None = None
 
     @property
     def is_ready(self) -> bool:
@@ -119,8 +123,8 @@ class Pipeline:
         """
         async with AsyncExitStack() as stack:
             # Left in the opposite order: the last events go out, then the group, then the producer.
-            stack.push_async_callback(self._parts.sink.close)
-            stack.push_async_callback(self._parts.source.close)
+            stack.push_async_callback(self._leave, self._parts.sink.close, by=1.0)
+            stack.push_async_callback(self._leave, self._parts.source.close, by=0.9)
             await self._parts.source.start(self._give_up)
             await self._parts.sink.start()
             self._is_running = True
@@ -233,24 +237,41 @@ class Pipeline:
 
     async def _stop_intake_after(self, stop: asyncio.Event) -> None:
         await stop.wait()
+        self._until(1.0)
         log.info("stopping", extra={"num_in_flight": self._room.num_posts})
         self._arrived.clear()
         await self._parts.source.stop_intake()
 
     async def _drain(self, stop: asyncio.Event) -> None:
-        """Wait for what is under way, once asked to stop for no longer than the drain's deadline."""
+        """Wait for what is under way; once asked to stop, for three quarters of the time there is."""
         empty = asyncio.create_task(self._room.wait_empty())
         asked = asyncio.create_task(stop.wait())
         try:
             await asyncio.wait({empty, asked}, return_when=asyncio.FIRST_COMPLETED)
-            await asyncio.wait({empty}, timeout=self._config.drain_seconds)
-            if not empty.done():
-                log.warning("drain_deadline", extra={"num_left": self._room.num_posts})
-            # The room is empty before the publisher commits.
-            await self._publisher.commit_last()
+            async with asyncio.timeout_at(self._until(0.75)):
+                await asyncio.wait({empty})
+                # The room is empty before the publisher commits.
+                await self._publisher.commit_last()
+        except TimeoutError:
+            log.warning("drain_deadline", extra={"num_left": self._room.num_posts})
         finally:
             empty.cancel()
             asked.cancel()
+
+    async def _leave(self, close: Callable[[], Awaitable[None]], *, by: float) -> None:
+        try:
+            async with asyncio.timeout_at(self._until(by)):
+                await close()
+        except TimeoutError:
+            # What isn't told goodbye finds out by itself, and nothing is lost by it: no offset moves.
+            log.warning("close_deadline", extra={"seconds": self._config.shutdown_seconds})
+
+    def _until(self, share: float) -> float:
+        """When `share` of the time for a shutdown is over, which begins with the first call; in asyncio's time."""
+        seconds = self._config.shutdown_seconds
+        if self._shutdown_at is None:
+            self._shutdown_at = asyncio.get_running_loop().time() + seconds
+        return self._shutdown_at - (1 - share) * seconds
 
     def _count(self, outcome: Outcome) -> None:
         metrics = self._parts.metrics

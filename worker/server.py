@@ -9,6 +9,8 @@ from aiohttp import web
 from worker.errors import SettingsError
 from worker.metrics import Metrics
 
+CLOSE_SECONDS = 1.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerConfig:
@@ -35,7 +37,8 @@ async def serve(config: ServerConfig, metrics: Metrics, is_ready: Callable[[], b
     app.router.add_get("/metrics", render_metrics)
     app.router.add_get("/healthz", health)
     app.router.add_get("/readyz", readiness)
-    runner = web.AppRunner(app, access_log=None)
+    # A scraper that keeps its connection open doesn't hold up a shutdown.
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=CLOSE_SECONDS)
     await runner.setup()
     try:
         site = web.TCPSite(runner, config.host, config.port)

@@ -187,7 +187,7 @@ def _pipeline_config(settings: Settings) -> PipelineConfig:
         image_choice=settings.images.choice,
         include_text=settings.include_text,
         include_attention=settings.include_attention,
-        drain_seconds=settings.shutdown_seconds,
+        shutdown_seconds=settings.shutdown_seconds,
         flush_seconds=settings.flush_seconds,
         room=RoomLimits(max_posts=settings.max_in_flight_posts, max_bytes=settings.max_in_flight_bytes),
     )

@@ -159,7 +159,9 @@ class Settings(BaseSettings):
         64 * 1024 * 1024, gt=0, description="How many bytes the posts under way may have together."
     )
     shutdown_seconds: float = Field(
-        20.0, gt=0, description="How many seconds there are at SIGTERM to finish what is under way."
+        20.0,
+        gt=0,
+        description="How many seconds a shutdown may take: what is under way, the last commit, the goodbyes.",
     )
     flush_seconds: float = Field(
         0.1,

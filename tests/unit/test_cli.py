@@ -61,3 +61,19 @@ def test_an_unknown_scheme_is_refused(capsys: pytest.CaptureFixture[str]) -> Non
     with pytest.raises(SystemExit):
         main(["tokenize", "--scheme", "nltk"])
     assert "owoputi_hash_split" in capsys.readouterr().err
+
+
+def test_the_process_ends_whatever_its_threads_wait_for() -> None:
+    """A thread that can't be broken off, as one that looks up a name, doesn't keep the process, nor what it said."""
+    code = """
+import threading, time
+import worker.cli
+def main():
+    threading.Thread(target=time.sleep, args=(60,)).start()
+    print("said")
+    return 3
+worker.cli.main = main
+worker.cli.run()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False, timeout=30)
+    assert (done.returncode, done.stdout) == (3, b"said\n")

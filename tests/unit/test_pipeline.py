@@ -581,9 +581,32 @@ def test_a_stop_ends_at_its_deadline() -> None:
         world.stop.set()
         await world.running
 
-    world = run(scenario, drain_seconds=0.1)
+    world = run(scenario, shutdown_seconds=0.1)
     assert world.offsets() == [0]
     assert world.source.committed == {FIRST: 1}
+
+
+def test_a_shutdown_keeps_its_time_though_nothing_answers() -> None:
+    """A publication that hangs, and a source and a sink that can't be left: all within the time for a shutdown."""
+    seconds = 0.4
+
+    async def hang() -> None:
+        await asyncio.sleep(SECONDS)
+
+    async def scenario(world: World) -> None:
+        world.sink.may_publish.clear()
+        world.source.close = hang  # type: ignore[method-assign]
+        world.sink.close = hang  # type: ignore[method-assign]
+        world.send(post(0), post(1))
+        await world.until(lambda: world.sink.num_waiting == 1)
+        world.stop.set()
+        start = asyncio.get_running_loop().time()
+        await world.running
+        assert asyncio.get_running_loop().time() - start < 2 * seconds
+
+    world = run(scenario, shutdown_seconds=seconds)
+    assert world.offsets() == []
+    assert world.source.committed == {}
 
 
 def test_a_full_room_holds_the_intake_up_and_loses_nothing() -> None:
