@@ -1,0 +1,121 @@
+"""A million tiny posts through one worker: whether its memory stays flat, and every post comes out.
+
+`python tests/benchmarks/soak.py [POSTS]` needs NAMETAG_TEST_KAFKA, the address of a broker. It prints posts
+done, posts a second and the worker's resident memory twenty times on the way, then the slope of the memory
+by least squares, and its ratio to that after the first hundredth.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from pathlib import Path
+from statistics import linear_regression
+from typing import NamedTuple
+from uuid import uuid4
+
+from kafka import KafkaProducer
+from kafka.admin import KafkaAdminClient
+
+PARTITIONS = 4
+STEPS = 20
+
+
+class Sample(NamedTuple):
+    """After `seconds`, `num_posts` were done, and the worker held `mebibytes`."""
+
+    seconds: float
+    num_posts: int
+    mebibytes: float
+
+
+def main() -> None:
+    """Send the posts, run the worker until it has done them all, print what was seen."""
+    num_posts = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
+    bootstrap = os.environ["NAMETAG_TEST_KAFKA"]
+    run = uuid4().hex[:8]
+    topics = {name: f"{name}-{run}" for name in ("posts", "entities", "dead_letters")}
+    admin = KafkaAdminClient(bootstrap_servers=bootstrap)
+    wanted = {"num_partitions": PARTITIONS, "replication_factor": 1}
+    admin.create_topics(dict.fromkeys(topics.values(), wanted), wait_for_metadata=True)
+    producer = KafkaProducer(bootstrap_servers=bootstrap, linger_ms=20, batch_size=256 * 1024)
+    for number in range(num_posts):
+        post = json.dumps({"id": str(number), "text": f"post {number} from Paris"}).encode()
+        producer.send(topics["posts"], post, partition=number % PARTITIONS)
+    producer.close()
+    settings = {
+        "NAMETAG_KAFKA__BOOTSTRAP_SERVERS": bootstrap,
+        "NAMETAG_KAFKA__GROUP_ID": f"group-{run}",
+        "NAMETAG_SERVER__PORT": "0",
+    } | {f"NAMETAG_KAFKA__{name.upper()}_TOPIC": topic for name, topic in topics.items()}
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "worker.cli", "worker"], env=os.environ | settings, stderr=subprocess.PIPE, text=True
+    )
+    told = _Log(worker)
+    try:
+        samples = _watch(worker, told, num_posts)
+    finally:
+        worker.terminate()
+        worker.wait(timeout=60)
+        admin.delete_topics(list(topics.values()))
+        admin.close()
+    _report(samples)
+
+
+class _Log:
+    """Reads a worker's log for ever, so that it never waits for us, and keeps the address in it."""
+
+    def __init__(self, worker: subprocess.Popen[str]) -> None:
+        self.address = ""
+        threading.Thread(target=self._read, args=(worker,), daemon=True).start()
+
+    def _read(self, worker: subprocess.Popen[str]) -> None:
+        assert worker.stderr is not None
+        for line in worker.stderr:
+            if found := re.search(r"address=(\S+)", line):
+                self.address = found[1]
+
+
+def _watch(worker: subprocess.Popen[str], told: _Log, num_posts: int) -> list[Sample]:
+    """A sample after the first hundredth, then one at each twentieth."""
+    start = time.monotonic()
+    marks = [num_posts // 100] + [num_posts * step // STEPS for step in range(1, STEPS + 1)]
+    samples: list[Sample] = []
+    while len(samples) < len(marks):
+        time.sleep(0.2)
+        if worker.poll() is not None:
+            raise SystemExit(f"the worker ended with {worker.returncode}")
+        done = _num_done(told.address) if told.address else 0
+        if done >= marks[len(samples)]:
+            samples.append(Sample(time.monotonic() - start, done, _mebibytes(worker.pid)))
+            print(f"{done:9,} posts, {samples[-1].seconds:7.1f} s, {samples[-1].mebibytes:7.1f} MiB", flush=True)
+    return samples
+
+
+def _num_done(address: str) -> int:
+    with urllib.request.urlopen(address + "/metrics", timeout=10) as response:
+        text = response.read().decode()
+    return round(sum(map(float, re.findall(r"^nametag_posts_total\{[^}]*\} (\S+)$", text, re.MULTILINE))))
+
+
+def _mebibytes(pid: int) -> float:
+    found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    assert found is not None
+    return int(found[1]) / 1024
+
+
+def _report(samples: list[Sample]) -> None:
+    first, *rest = samples
+    slope = linear_regression([each.num_posts for each in rest], [each.mebibytes for each in rest]).slope
+    rate = (rest[-1].num_posts - first.num_posts) / (rest[-1].seconds - first.seconds)
+    ratio = rest[-1].mebibytes / first.mebibytes
+    print(f"{rate:.0f} posts/s; memory {ratio:.3f} times that after {first.num_posts:,} posts")
+    print(f"slope {slope * 100_000:+.2f} MiB each 100,000 posts")
+
+
+if __name__ == "__main__":
+    main()
