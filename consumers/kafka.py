@@ -65,8 +65,9 @@ class KafkaSource:
         """Commit `offsets`; those that a rebalance has overtaken are dropped.
 
         During a rebalance this returns at once, and the offsets go out with the rebalance's own
-        commit: the rebalance waits for work that may itself wait here. Raises
-        `SourceUnavailable` where the broker can't be had until the deadline.
+        commit: the rebalance waits for work that may itself wait here. It returns as well where no
+        broker answers until the deadline: the offsets go out when one is back. Raises
+        `SourceUnavailable` where this user may not commit.
         """
         if self._rebalance.is_revoking:
             self._commits.want(offsets)
@@ -76,10 +77,10 @@ class KafkaSource:
         try:
             await asyncio.wait_for(done, self._config.commit_seconds)
         except TimeoutError:
-            raise SourceUnavailable(
-                f"{readable(offsets)} could not be committed within {self._config.commit_seconds:g} s; "
-                "see whether the broker is up; the posts are read again at the next start"
-            ) from self._error
+            if self._error is not None:
+                raise self._error from None
+            next_step = "they go out when a broker answers; at a stop, their posts are read again"
+            log.warning("commit_waits", extra={"offsets": readable(offsets), "next": next_step})
 
     async def stop_intake(self) -> None:
         """Read no more, but stay in the group, so that what is under way can be committed."""

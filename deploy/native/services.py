@@ -248,6 +248,9 @@ def _broker_properties(folder: Path, port: int, controller_port: int) -> str:
         "share.coordinator.state.topic.min.isr": 1,
         "group.initial.rebalance.delay.ms": 0,
         "group.min.session.timeout.ms": 1000,
+        # Everybody may do everything, until a test takes a right away.
+        "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+        "allow.everyone.if.no.acl.found": "true",
     }
     return "".join(f"{key}={value}\n" for key, value in settings.items())
 
