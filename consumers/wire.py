@@ -1,10 +1,45 @@
-"""JSON on the wire: orjson, and the standard library for the lone surrogates that orjson refuses."""
+"""What all messages on the wire share: JSON, the models' base, and positions.
+
+JSON by orjson, and by the standard library for the lone surrogates that orjson refuses.
+"""
 
 import json
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal, Self
 
 import orjson
+from pydantic import BaseModel, ConfigDict, Field
+
+from consumers.source import Position
+
+SCHEMA_VERSION: Literal[1] = 1
+
+
+class WireModel(BaseModel):
+    """A message on the wire: frozen; fields that we don't know are ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class PositionReport(WireModel):
+    """Where a message stood on its topic."""
+
+    topic: str
+    partition: int = Field(ge=0)
+    offset: int = Field(ge=0)
+
+    @classmethod
+    def of(cls, position: Position) -> Self:
+        """The same position, as it is written in messages."""
+        partition = position.partition
+        return cls(topic=partition.topic, partition=partition.number, offset=position.offset)
+
+
+def require_defaults(schema: dict[str, Any]) -> None:
+    """For `json_schema_extra` of a message that we write: what is never left out is required."""
+    # They have defaults, but only None is left out of what is written.
+    written = [name for name, field in schema["properties"].items() if field.get("default") is not None]
+    schema["required"] = [*written, *schema["required"]]
 
 
 def loads(data: bytes) -> Any:

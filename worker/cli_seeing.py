@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from worker.cli_model import add_data, corpus_of
 
 if TYPE_CHECKING:
-    from consumers.messages import Entity, ImageReport
+    from consumers.events import Entity, ImageReport
     from model.inference import Tagger, Tagging
     from worker.settings import Settings
 
@@ -64,7 +64,7 @@ def _positive(text: str) -> int:
 def _tag(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     from rich.console import Console
 
-    from consumers.messages import Scissors
+    from consumers.events import Scissors
     from worker.settings import load_settings
     from worker.show import tagged_line
 
@@ -109,8 +109,8 @@ def _tagged(
     """The tagging, what became of the picture, and the picture's bytes where it was looked at."""
     import torch
 
+    from consumers.events import ImageReport
     from consumers.image_status import ImageStatus
-    from consumers.messages import ImageReport
     from model.inference import TaggingInput
     from worker.one_image import read_image
 
@@ -131,7 +131,7 @@ def _tagged(
 
 
 def _rows(attention: tuple[float, ...] | None) -> tuple[tuple[float, ...], ...] | None:
-    from consumers.messages import REGIONS_PER_SIDE as SIDE
+    from consumers.events import REGIONS_PER_SIDE as SIDE
 
     if attention is None:
         return None
@@ -157,7 +157,7 @@ def _print_json(tagger: "Tagger", text: str, entities: "tuple[Entity, ...]", rep
     import sys
 
     from consumers import wire
-    from consumers.messages import CheckpointName
+    from consumers.events import CheckpointName
 
     told = {
         "text": text,

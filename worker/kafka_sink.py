@@ -22,11 +22,12 @@ from kafka.errors import (
     MessageSizeTooLargeError,
 )
 
+from consumers.dead_letters import DeadLetter
 from consumers.errors import Reason, SourceUnavailable
+from consumers.events import EVENT_HEADERS, EntityEvent
 from consumers.kafka import KafkaConnection
 from consumers.kafka_commits import kafka_offsets
 from consumers.kafka_connection import explain_unreachable, wait_reachable
-from consumers.messages import EVENT_HEADERS, DeadLetter, EntityEvent
 from consumers.source import Offsets
 from worker.errors import PublishAborted, PublishUnsettled, SinkUnavailable
 from worker.own_thread import OwnThread

@@ -26,21 +26,13 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from consumers.dead_letters import DeadLetter
 from consumers.errors import BadMessage, Reason
+from consumers.events import REGIONS_PER_SIDE, CheckpointName, EntityEvent, ImageReport, Scissors
 from consumers.image_status import ImageStatus
-from consumers.messages import (
-    REGIONS_PER_SIDE,
-    CheckpointName,
-    DeadLetter,
-    EntityEvent,
-    ImageChoice,
-    ImageReport,
-    PositionReport,
-    Post,
-    Scissors,
-    read_post,
-)
+from consumers.posts import ImageChoice, Post, read_post
 from consumers.source import Message, Offsets, Partition, PostSource
+from consumers.wire import PositionReport
 from model.tokenizer import Token
 from worker.batch_runner import PostTagger, Prepared, Tagged
 from worker.batches import Batcher

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from consumers.messages import DeadLetter, EntityEvent
+from consumers.dead_letters import DeadLetter
+from consumers.events import EntityEvent
 from consumers.source import Offsets
 from worker.errors import SinkUnavailable
 

@@ -6,8 +6,9 @@ from urllib.parse import urlsplit
 from rich.console import Console
 from rich.text import Text
 
+from consumers.dead_letters import DeadLetter
+from consumers.events import Entity, EntityEvent
 from consumers.image_status import ImageStatus
-from consumers.messages import DeadLetter, Entity, EntityEvent
 from model.captions import harmless, pieces_of
 from worker.publish import Outcome
 

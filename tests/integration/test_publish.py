@@ -14,10 +14,12 @@ import pytest
 from kafka import KafkaConsumer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
 
+from consumers.dead_letters import DeadLetter
 from consumers.errors import Reason
+from consumers.events import CheckpointName, EntityEvent, ImageReport
 from consumers.kafka import KafkaConnection, KafkaSource, KafkaSourceConfig
-from consumers.messages import CheckpointName, DeadLetter, EntityEvent, ImageReport, PositionReport
 from consumers.source import Message, Offsets, Partition, Position
+from consumers.wire import PositionReport
 from worker.errors import PublishAborted, PublishUnsettled, SinkUnavailable
 from worker.kafka_sink import KafkaSink, KafkaSinkConfig, TransactionalKafkaSink
 from worker.publish import EventSink, JsonlSink, Outcome

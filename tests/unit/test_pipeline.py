@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import torch
 
+from consumers.dead_letters import DeadLetter
 from consumers.errors import Reason
+from consumers.events import EntityEvent
 from consumers.image_status import ImageStatus
-from consumers.messages import DeadLetter, EntityEvent
 from consumers.source import Message, Offsets, Partition, Position, RevokeListener
 from model.inference import TaggedSpan, Tagging, TaggingInput
 from model.tokenizer import Token, tokenize

@@ -7,9 +7,11 @@ import pytest
 from rich.color import Color
 from rich.console import Console
 
+from consumers.dead_letters import DeadLetter
 from consumers.errors import Reason
-from consumers.messages import CheckpointName, DeadLetter, EntityEvent, ImageReport, PositionReport, Scissors
+from consumers.events import CheckpointName, EntityEvent, ImageReport, Scissors
 from consumers.source import Message, Partition, Position
+from consumers.wire import PositionReport
 from worker.show import COLOURS, ERROR_COLOUR, OTHER_COLOUR, show
 
 POSITION = Position(Partition("posts", 0), 3)

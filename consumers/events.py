@@ -1,0 +1,96 @@
+"""A tagged post, as it goes out on the entities topic."""
+
+from bisect import bisect_left
+from typing import Annotated, Literal
+
+from pydantic import AwareDatetime, ConfigDict, Field
+
+from consumers import wire
+from consumers.image_status import ImageStatus
+from consumers.wire import SCHEMA_VERSION, PositionReport, WireModel, require_defaults
+
+REGIONS_PER_SIDE = 7
+
+_Side = Field(min_length=REGIONS_PER_SIDE, max_length=REGIONS_PER_SIDE)
+AttentionRow = Annotated[tuple[float, ...], _Side]
+AttentionGrid = Annotated[tuple[AttentionRow, ...], _Side]
+
+
+class Entity(WireModel):
+    """A named entity, and where it stands in the text."""
+
+    type: str = Field(description="PER, LOC, ORG or MISC, or another label of the checkpoint.")
+    text: str = Field(description="The words of the mention: text[start:end], so a tweet's may read `AT&amp;T`.")
+    confidence: float = Field(ge=0, le=1, description="Probability of exactly this span and type.")
+    start: int = Field(ge=0, description="First code point of the mention in the text as it was delivered.")
+    end: int = Field(ge=0, description="One past its last code point.")
+    start_utf16: int = Field(ge=0, description="`start` in UTF-16 units, as JavaScript and Java count.")
+    end_utf16: int = Field(ge=0, description="`end` in UTF-16 units.")
+
+
+class Scissors:
+    """Cuts the entities out of one text, in time that grows with the text and not with its square."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        # Places of the characters that are two UTF-16 units; the number before a place is what it is off by.
+        self._wide = [] if text.isascii() else [place for place, character in enumerate(text) if character > "\uffff"]
+
+    def cut(self, *, type: str, start: int, end: int, confidence: float) -> Entity:
+        """The entity at text[start:end], with its UTF-16 offsets."""
+        return Entity(
+            type=type,
+            text=self._text[start:end],
+            confidence=confidence,
+            start=start,
+            end=end,
+            start_utf16=start + bisect_left(self._wide, start),
+            end_utf16=end + bisect_left(self._wide, end),
+        )
+
+
+class ImageReport(WireModel):
+    """What became of the post's picture."""
+
+    status: ImageStatus = Field(description="`used`, `none`, or why the caption was tagged without the picture.")
+    url: str | None = Field(None, description="The picture that was chosen.")
+    digest: str | None = Field(None, description="SHA-256 of the pixels looked at, in hexadecimal.")
+    attention: AttentionGrid | None = Field(
+        None,
+        description="Where the tagger looked: 7 rows of 7 weights, top left first; they add up to 1.",
+    )
+
+
+class CheckpointName(WireModel):
+    """The checkpoint that tagged the post."""
+
+    id: str
+    variant: str
+
+
+class EntityEvent(WireModel):
+    """A tagged post, as it goes out on the entities topic under the post's id as its key."""
+
+    model_config = ConfigDict(json_schema_extra=require_defaults)
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    id: str
+    source: str | None = None
+    lang: str | None = None
+    created_at: AwareDatetime | None = None
+    tagged_at: AwareDatetime
+    text: str | None = Field(None, description="The post's text as it was delivered; absent with include_text = false.")
+    entities: tuple[Entity, ...] = ()
+    image: ImageReport
+    checkpoint: CheckpointName
+    position: PositionReport = Field(description="Where the post stood on its topic.")
+
+    def to_json(self) -> bytes:
+        """One line of JSON, as in `schemas/entity_event.schema.json`."""
+        return wire.dumps(self.model_dump(exclude_none=True))
+
+
+EVENT_HEADERS = (
+    ("nametag-schema", b"entity_event"),
+    ("nametag-schema-version", str(SCHEMA_VERSION).encode()),
+)
