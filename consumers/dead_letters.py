@@ -1,6 +1,7 @@
 """A message that could not be tagged, as it goes out on the dead-letters topic."""
 
 import base64
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Literal, Self
 
@@ -8,8 +9,23 @@ from pydantic import AwareDatetime, ConfigDict, Field
 
 from consumers import wire
 from consumers.errors import Reason
+from consumers.history import HISTORY_HEADER, Failure, Header, bounded, cut, history_json, read_history
 from consumers.source import Message
 from consumers.wire import SCHEMA_VERSION, PositionReport, WireModel, require_defaults
+
+OWN_PREFIX = "nametag-"
+"""Begins the names of our own headers; a message's own headers of such names don't outlive a failure."""
+
+MAX_DETAIL_CHARACTERS = 1000
+MAX_HEADERS = 64
+MAX_HEADERS_BYTES = 16 * 1024
+
+
+class OriginalHeader(WireModel):
+    """A header of the message as it came, such as `traceparent`."""
+
+    name: str
+    value_base64: str = Field(description="Its bytes.")
 
 
 class DeadLetter(WireModel):
@@ -28,17 +44,42 @@ class DeadLetter(WireModel):
     key_base64: str | None = None
     value_base64: str | None = Field(None, description="The original bytes.")
     failed_at: AwareDatetime
+    num_tries: int | None = Field(None, ge=2, description="How often the worker tried, where more than once.")
+    history: tuple[Failure, ...] = Field(
+        (), description="The failures of this message, oldest first and this one last; at most the last 20."
+    )
+    original_headers: tuple[OriginalHeader, ...] = Field(
+        (), description="The headers that the message came with, without those of nametag; at most 64, and 16 KiB."
+    )
+    num_headers_left_out: int | None = Field(
+        None, ge=1, description="How many headers of the message are beyond these limits."
+    )
 
     @classmethod
-    def of(cls, message: Message, reason: Reason, detail: str) -> Self:
-        """The dead letter for `message`, failed now."""
-        return cls(
+    def of(cls, message: Message, reason: Reason, detail: str, *, num_tries: int = 1) -> Self:
+        """The dead letter for `message`, failed now after `num_tries`, with the failures that it tells of."""
+        failure = Failure(
             reason=reason,
             detail=detail,
             position=PositionReport.of(message.position),
+            failed_at=datetime.now(UTC),
+            num_tries=num_tries if num_tries > 1 else None,
+        )
+        foreign = foreign_headers(message.headers)
+        kept = _that_fit(foreign)
+        return cls(
+            reason=reason,
+            detail=cut(detail, MAX_DETAIL_CHARACTERS),
+            position=failure.position,
             key_base64=_base64(message.key),
             value_base64=_base64(message.value),
-            failed_at=datetime.now(UTC),
+            failed_at=failure.failed_at,
+            num_tries=failure.num_tries,
+            history=bounded((*read_history(message.headers), failure)),
+            original_headers=tuple(
+                OriginalHeader(name=name, value_base64=base64.b64encode(value).decode("ascii")) for name, value in kept
+            ),
+            num_headers_left_out=len(foreign) - len(kept) or None,
         )
 
     @property
@@ -52,8 +93,13 @@ class DeadLetter(WireModel):
         return None if self.value_base64 is None else base64.b64decode(self.value_base64)
 
     @property
-    def headers(self) -> tuple[tuple[str, bytes], ...]:
-        """The Kafka headers: reason, detail and position, each as text in UTF-8."""
+    def has_its_bytes(self) -> bool:
+        """Whether the value is the message's: only a message that came without one has none."""
+        return self.value_base64 is not None or self.reason is Reason.EMPTY
+
+    @property
+    def headers(self) -> tuple[Header, ...]:
+        """The Kafka headers: those that the message came with, and then our own, each as text in UTF-8."""
         position = self.position
         fields = {
             "nametag-schema": "dead_letter",
@@ -65,11 +111,39 @@ class DeadLetter(WireModel):
             "nametag-offset": str(position.offset),
             "nametag-failed-at": self.failed_at.isoformat(),
         }
-        return tuple((name, text.encode("utf-8", "backslashreplace")) for name, text in fields.items())
+        if self.num_tries is not None:
+            fields["nametag-num-tries"] = str(self.num_tries)
+        if self.num_headers_left_out is not None:
+            fields["nametag-headers-left-out"] = str(self.num_headers_left_out)
+        if not self.has_its_bytes:
+            fields["nametag-bytes-left-out"] = "true"
+        own = [(name, text.encode("utf-8", "backslashreplace")) for name, text in fields.items()]
+        if self.history:
+            own.append((HISTORY_HEADER, history_json(self.history)))
+        # A letter without its bytes has to be small: the headers stand with them, where the message came from.
+        original = self.original_headers if self.has_its_bytes else ()
+        return (*((header.name, base64.b64decode(header.value_base64)) for header in original), *own)
 
     def to_json(self) -> bytes:
         """One line of JSON, as in `schemas/dead_letter.schema.json`."""
         return wire.dumps(self.model_dump(exclude_none=True))
+
+
+def foreign_headers(headers: Sequence[Header]) -> tuple[Header, ...]:
+    """Those of `headers` that are not nametag's own."""
+    return tuple(header for header in headers if not header[0].startswith(OWN_PREFIX))
+
+
+def _that_fit(headers: Sequence[Header]) -> tuple[Header, ...]:
+    """The first of `headers`, up to the limits; one that is too large by itself doesn't cost those after it."""
+    kept: list[Header] = []
+    room = MAX_HEADERS_BYTES
+    for name, value in headers:
+        num_bytes = len(name.encode("utf-8", "replace")) + len(value)
+        if num_bytes <= room and len(kept) < MAX_HEADERS:
+            kept.append((name, value))
+            room -= num_bytes
+    return tuple(kept)
 
 
 def _base64(data: bytes | None) -> str | None:
