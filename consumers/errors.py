@@ -2,7 +2,9 @@
 
 ConsumersError
 ├── BadMessage              dead-letter: the message can't be read as a post
-└── SourceUnavailable       stop: nothing to read from, after what was tried
+├── SourceUnavailable       stop: nothing to read from, after what was tried
+├── NoSuchLetter            stop: no dead letter stands there
+└── RetryStopped            stop: the rest was not put back; running the same again goes on
 """
 
 from enum import StrEnum
@@ -33,3 +35,11 @@ class BadMessage(ConsumersError):
 
 class SourceUnavailable(ConsumersError):
     """Raised when the source can't be read at all. The worker stops and says what to do."""
+
+
+class NoSuchLetter(ConsumersError):
+    """Raised when a position of the dead-letters topic holds no dead letter."""
+
+
+class RetryStopped(ConsumersError):
+    """Raised when dead letters are not put back, or not all. Says how far it came, and what to do."""

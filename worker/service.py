@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from consumers.jsonl import JsonlSource
-from consumers.kafka import KafkaConnection, KafkaSource, KafkaSourceConfig
+from consumers.kafka import KafkaSource, KafkaSourceConfig
 from consumers.source import PostSource
 from model.errors import CheckpointError
 from model.inference import Tagger
@@ -20,6 +20,7 @@ from worker.decode import DecodeLimits, Decoder
 from worker.errors import CheckpointUnavailable, SettingsError, WorkerError
 from worker.fetch import FetchLimits, ImageFetcher
 from worker.images import ImageSource
+from worker.kafka_settings import connection_of
 from worker.kafka_sink import KafkaSink, KafkaSinkConfig, TransactionalKafkaSink
 from worker.metrics import Metrics
 from worker.pipeline import Parts, Pipeline, PipelineConfig
@@ -120,7 +121,7 @@ def _source(settings: Settings, files: Files | None) -> PostSource:
         session_timeout_ms=round(kafka.session_timeout_seconds * 1000),
         stall_seconds=kafka.stall_seconds,
     )
-    return KafkaSource(_connection(settings), config)
+    return KafkaSource(connection_of(settings.kafka), config)
 
 
 def _sink(settings: Settings, files: Files | None) -> EventSink:
@@ -135,22 +136,7 @@ def _sink(settings: Settings, files: Files | None) -> EventSink:
         transactional_id=kafka.group_instance_id and f"{kafka.group_id}-{kafka.group_instance_id}",
     )
     sink = TransactionalKafkaSink if kafka.delivery == "exactly_once" else KafkaSink
-    return sink(_connection(settings), config)
-
-
-def _connection(settings: Settings) -> KafkaConnection:
-    kafka = settings.kafka
-    password = kafka.sasl_password
-    return KafkaConnection(
-        bootstrap_servers=tuple(part.strip() for part in kafka.bootstrap_servers.split(",") if part.strip()),
-        security_protocol=kafka.security_protocol,
-        sasl_mechanism=kafka.sasl_mechanism,
-        sasl_username=kafka.sasl_username,
-        sasl_password=None if password is None else password.get_secret_value(),
-        ssl_cafile=kafka.ssl_cafile,
-        ssl_certfile=kafka.ssl_certfile,
-        ssl_keyfile=kafka.ssl_keyfile,
-    )
+    return sink(connection_of(settings.kafka), config)
 
 
 def _cache(settings: Settings, metrics: Metrics) -> Cache:
