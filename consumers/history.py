@@ -23,8 +23,11 @@ def cut(text: str, max_characters: int) -> str:
     return text if len(text) <= max_characters else text[: max_characters - 1] + "…"
 
 
-def _cut_detail(value: object) -> object:
-    return cut(value, MAX_DETAIL_CHARACTERS) if isinstance(value, str) else value
+def _writable(value: object) -> object:
+    # Half an emoji can't be checked for its length, nor written as UTF-8.
+    if not isinstance(value, str):
+        return value
+    return cut(value.encode("utf-8", "backslashreplace").decode("utf-8"), MAX_DETAIL_CHARACTERS)
 
 
 class Failure(WireModel):
@@ -32,7 +35,7 @@ class Failure(WireModel):
 
     # No `Reason`: a later version of the worker may have written one that this one doesn't know.
     reason: Annotated[str, StringConstraints(max_length=64)] = Field(description="As the `reason` of a dead letter.")
-    detail: Annotated[str, StringConstraints(max_length=MAX_DETAIL_CHARACTERS), BeforeValidator(_cut_detail)] = Field(
+    detail: Annotated[str, StringConstraints(max_length=MAX_DETAIL_CHARACTERS), BeforeValidator(_writable)] = Field(
         description="What was wrong, in a sentence; cut where it is long."
     )
     position: PositionReport

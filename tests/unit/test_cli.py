@@ -9,7 +9,8 @@ import pytest
 from worker.cli import main
 
 COMMANDS = (
-    "demo", "worker", "tokenize", "practice", "train", "evaluate", "ablate", "calibrate", "inspect", "tag", "errors",
+    "demo", "worker", "dlq", "tokenize", "practice", "train", "evaluate", "ablate", "calibrate", "inspect", "tag",
+    "errors",
 )  # fmt: skip
 
 

@@ -38,6 +38,14 @@ def test_a_failure_after_a_retry_tells_of_the_earlier_ones() -> None:
     assert json.loads(dict(second.headers)["nametag-history"]) == json.loads(second.to_json())["history"]
 
 
+@given(st.text(st.characters(exclude_categories=()), max_size=400))
+def test_any_sentence_makes_a_letter(detail: str) -> None:
+    """An error's words may be of any characters, lone surrogates and long ones among them."""
+    letter = DeadLetter.of(message(), Reason.TAGGING_FAILED, detail)
+    assert DeadLetter.of(message(letter.headers), Reason.NOT_JSON, "").history[:-1] == letter.history
+    _validate(letter)
+
+
 def test_a_history_is_bounded() -> None:
     """Twenty failures at most, the last ones, in at most 16 KiB, whatever their sentences are."""
     headers: tuple[tuple[str, bytes], ...] = ()
