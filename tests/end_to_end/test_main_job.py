@@ -199,6 +199,41 @@ def test_bad_messages_have_their_reasons(environment: dict[str, str], topics: An
     assert bodies["lost"]["image"]["status"] == "blocked_address"
 
 
+def test_a_dead_letter_goes_back_until_it_is_tagged(
+    environment: dict[str, str], topics: Any, kafka_bootstrap: str
+) -> None:
+    """It fails, is put back, fails again with its history, is put back to a mended worker, and is an event, once."""
+    post = json.dumps({"id": "1", "text": "so happy about Paris ! " * 10}).encode()
+    with running(environment | {"NAMETAG_MAX_POST_BYTES": "100"}) as (worker,):
+        worker.wait_ready()
+        _send(kafka_bootstrap, topics.posts, [post])
+        (first,) = _receive(kafka_bootstrap, topics.dead_letters, 1, [worker])
+        assert "1 letter put back" in _dlq(environment, "retry", "--all")
+        # The two letters, and the mark of the first.
+        letters = [each for each in _receive(kafka_bootstrap, topics.dead_letters, 3, [worker]) if each.value]
+        assert worker.stop() == 0
+    # Without a key they stand on any partition.
+    (second,) = (each for each in letters if (each.partition, each.offset) != (first.partition, first.offset))
+    assert first.value == second.value == post
+    history = json.loads(dict(second.headers)["nametag-history"])
+    assert [(each["reason"], each["position"]["offset"]) for each in history] == [("too_large", 0), ("too_large", 1)]
+    assert "1 letter put back" in _dlq(environment, "retry", "--all")
+    assert _dlq(environment, "retry", "--all").startswith("0 letters put back")
+    with running(environment) as (mended,):
+        mended.wait_ready()
+        (event,) = _receive(kafka_bootstrap, topics.entities, 1, [mended])
+        assert mended.stop() == 0
+    assert json.loads(event.value)["id"] == "1"
+    listed = [json.loads(line) for line in _dlq(environment, "ls", "--json").splitlines()]
+    assert [(each["is_retried"], each["num_failures"]) for each in listed] == [(True, 1), (True, 2)]
+
+
+def _dlq(environment: dict[str, str], *arguments: str) -> str:
+    command = [*NAMETAG, "dlq", *arguments]
+    told = subprocess.run(command, env=_clean_environment() | environment, capture_output=True, check=True, text=True)
+    return told.stdout
+
+
 def test_what_was_not_committed_is_read_again(environment: dict[str, str], topics: Any, kafka_bootstrap: str) -> None:
     """A worker stopped with SIGTERM under load and started again leaves no post out and none twice."""
     posts = [json.dumps({"id": str(n), "text": f"post {n} from Paris"}).encode() for n in range(2000)]
