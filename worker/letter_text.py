@@ -115,7 +115,10 @@ def _bytes(value: bytes) -> Iterable[str]:
 
 def _row(entry: Entry, is_retried: bool) -> tuple[str, ...]:
     position = entry.position
-    sentence = f"[retried] {entry.detail}" if is_retried else entry.detail
+    notes = ["retried"] if is_retried else []
+    if entry.num_failures > 1:
+        notes.append(f"failed {entry.num_failures} times")
+    sentence = f"[{', '.join(notes)}] {entry.detail}" if notes else entry.detail
     cells = (
         f"{position.partition.number}@{position.offset}",
         f"{entry.failed_at:%Y-%m-%d %H:%M:%S}",

@@ -44,10 +44,23 @@ def test_a_line_fits_and_drives_no_terminal(detail: str, reason: str, key: bytes
 
 
 def test_a_pipe_gets_the_whole_sentence() -> None:
-    """Without a width nothing of the sentence is cut; what was retried is marked."""
-    entry = Entry.of(replace(LETTER, detail="x" * 250))
-    _, line = table([entry], {PLACE: PLACE}, None)
-    assert line.endswith("  [retried] " + "x" * 250)
+    """Without a width nothing of the sentence is cut."""
+    _, line = table([Entry.of(replace(LETTER, detail="x" * 250))], {}, None)
+    assert line.endswith("  " + "x" * 250)
+
+
+def test_what_was_retried_and_what_keeps_failing_shows() -> None:
+    """Before the sentence, where it isn't cut."""
+    position = PositionReport(topic="posts", partition=3, offset=5)
+    failure = Failure(reason="r", detail="d", position=position, failed_at=LETTER.failed_at)
+    for history, retried, note in (
+        ((), {}, ""),
+        ((failure,), {PLACE: PLACE}, "[retried] "),
+        ((failure,) * 3, {}, "[failed 3 times] "),
+        ((failure,) * 2, {PLACE: PLACE}, "[retried, failed 2 times] "),
+    ):
+        _, line = table([Entry.of(replace(LETTER, history=history))], retried, None)
+        assert line.endswith(f"  k          {note}the message is no JSON")
 
 
 def test_letters_are_counted() -> None:
