@@ -125,10 +125,9 @@ class KafkaReader:
         wanted = [offset for offset in falling if begin <= offset < end]
         while wanted:
             near = [offset for offset in wanted if offset < wanted[-1] + FAR_APART]
-            found = {
-                message.position.offset: message
-                for message in self.read({partition: near[-1]}, {partition: near[0] + 1})
-            }
+            here = set(near)
+            messages = self.read({partition: near[-1]}, {partition: near[0] + 1})
+            found = {message.position.offset: message for message in messages if message.position.offset in here}
             yield from (found[offset] for offset in reversed(near) if offset in found)
             wanted = wanted[: -len(near)]
 

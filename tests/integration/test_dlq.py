@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -24,12 +25,15 @@ from consumers.dead_letter_retry import Retry
 from consumers.dead_letter_topic import Choice, DeadLetterTopic
 from consumers.dead_letters import DeadLetter
 from consumers.errors import Reason, RetryStopped
+from consumers.events import CheckpointName, EntityEvent, ImageReport
 from consumers.kafka_connection import KafkaConnection
 from consumers.kafka_reader import KafkaReader
 from consumers.parcels import Parcel
 from consumers.source import Message, Partition, Position
+from consumers.wire import PositionReport
 from worker.cli import main
 from worker.kafka_sink import KafkaSink, KafkaSinkConfig
+from worker.publish import Outcome
 
 Run = Callable[..., "Done"]
 
@@ -338,6 +342,46 @@ def test_a_message_that_fails_again_tells_its_history(kafka_bootstrap: str, topi
     assert "traceparent: 00-1" in shown
 
 
+def publish(bootstrap: str, topics: Any, outcomes: Sequence[Outcome]) -> None:
+    """Through the worker's own sink, and its answer to what the broker finds too large."""
+
+    async def whole() -> None:
+        config = KafkaSinkConfig(entities_topic=topics.entities, dead_letters_topic=topics.dead_letters)
+        sink = KafkaSink(KafkaConnection(bootstrap_servers=(bootstrap,)), config)
+        await sink.start()
+        await sink.publish(outcomes, {}, None)
+        await sink.close()
+
+    asyncio.run(whole())
+
+
+def test_a_post_whose_event_was_too_large_goes_back_with_its_history(
+    kafka_bootstrap: str, topics: Any, dlq: Run
+) -> None:
+    """Its letter is made from the event, which knows neither bytes nor history: both stand with the original."""
+    earlier = letter(topics, 70, Reason.TAGGING_FAILED)
+    with transaction(kafka_bootstrap) as producer:
+        producer.send(topics.posts, b"a post", b"key", list(earlier.headers), 2).get(timeout=10)
+    event = EntityEvent(
+        id="1",
+        tagged_at=datetime.now(UTC),
+        text="".join(chr(0x4E00 + n % 5000) for n in range(4000)),
+        image=ImageReport(status="none"),
+        checkpoint=CheckpointName(id="c", variant="text_only"),
+        position=PositionReport(topic=topics.posts, partition=2, offset=0),
+    )
+    limit_messages(kafka_bootstrap, topics.entities, 4000)
+    publish(kafka_bootstrap, topics, [event])
+    assert dlq("retry", "--all").status == 0
+    first, second = records(kafka_bootstrap, topics.posts)
+    assert (second.key, second.value) == (first.key, first.value)
+    history = json.loads(dict(second.headers)["nametag-history"])
+    assert [(each["reason"], each["position"]["offset"]) for each in history] == [
+        ("tagging_failed", 70),
+        ("too_large", 0),
+    ]
+
+
 def test_bytes_that_were_left_out_are_read_where_they_stood(kafka_bootstrap: str, topics: Any, dlq: Run) -> None:
     """A letter too large for its topic goes without its bytes; the original is put back while it is there."""
     large = random.Random(1).randbytes(10_000)
@@ -347,14 +391,7 @@ def test_bytes_that_were_left_out_are_read_where_they_stood(kafka_bootstrap: str
     there = letter(topics, 0, value=large, key=b"key")
     gone = letter(topics, 70, value=large, key=b"key")
 
-    async def publish() -> None:
-        config = KafkaSinkConfig(entities_topic=topics.entities, dead_letters_topic=topics.dead_letters)
-        sink = KafkaSink(KafkaConnection(bootstrap_servers=(kafka_bootstrap,)), config)
-        await sink.start()
-        await sink.publish([there, gone], {}, None)
-        await sink.close()
-
-    asyncio.run(publish())
+    publish(kafka_bootstrap, topics, [there, gone])
     found = [json.loads(line) for line in dlq("ls", "--json").out.splitlines()]
     assert [each["bytes_left_out"] for each in found] == [True, True]
     shown = dlq("show", found[0]["letter"])
