@@ -26,6 +26,14 @@ class Ranks:
         """Whether this process validates, writes and reports."""
         return self.rank == 0
 
+    @property
+    def has_bf16(self) -> bool:
+        """Whether the device computes in bf16 by itself; a CPU without refuses an LSTM in it."""
+        if self.device.type == "cuda":
+            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+        # What torch itself asks before it hands an LSTM to oneDNN.
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
     def share(self, items: Sequence[Item]) -> tuple[Sequence[Item], float]:
         """This process's items, and the weight of their mean in the mean of all.
 

@@ -118,9 +118,11 @@ class _Training:
         self._encoder = data.encoder(config)
         self._network = build_network(config, data)
         self._tower = LearningTower(data.tower) if data.tower is not None and config.tower_rate else None
-        module = GuidelineLoss(self._network, data.labels, data.guidelines, tower=self._tower, bf16=config.bf16).to(
-            ranks.device
-        )
+        if config.bf16 and not ranks.has_bf16:
+            report.say("this device has no bf16: the training is in fp32")
+        bf16 = config.bf16 and ranks.has_bf16
+        module = GuidelineLoss(self._network, data.labels, data.guidelines, tower=self._tower, bf16=bf16)
+        module.to(ranks.device)
         # Before wrapping: DistributedDataParallel must know which weights learn.
         self._optimiser = build_optimiser(config, module, self._network.words, self._tower)
         self._module = ranks.wrap(module, has_unused=len(data.guidelines) > 1 or self._tower is not None)
