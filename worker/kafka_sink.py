@@ -56,6 +56,15 @@ class KafkaSinkConfig:
                 raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
 
 
+class _LetterRefused(SinkUnavailable):
+    """Raised where not even a letter without its bytes is taken: no retry mends that."""
+
+    def __init__(self, topic: str) -> None:
+        super().__init__(
+            f"the topic {topic} refuses even a letter without its bytes as too large; raise its max.message.bytes"
+        )
+
+
 class KafkaSink:
     """At least once: an idempotent producer, every acknowledgement waited for."""
 
@@ -135,6 +144,8 @@ class KafkaSink:
         except KafkaError as error:
             self._replace_producer()
             raise PublishUnsettled(f"the producer failed ({error!r}); a new one takes over") from error
+        except _LetterRefused:
+            raise
         except SinkUnavailable as error:
             raise PublishAborted(str(error)) from error
 
@@ -177,7 +188,10 @@ class KafkaSink:
             self._send(outcome)(self._config.publish_seconds)
         except MessageSizeTooLargeError:
             self._reconnect()
-            self._send(_without_bytes(outcome))(self._config.publish_seconds)
+            try:
+                self._send(_without_bytes(outcome))(self._config.publish_seconds)
+            except MessageSizeTooLargeError as error:
+                raise _LetterRefused(self._config.dead_letters_topic) from error
 
     def _reconnect(self) -> None:
         self._disconnect(1.0)
@@ -263,6 +277,8 @@ class TransactionalKafkaSink(KafkaSink):
         alone: set[int] = set()
         too_large: set[int] = set()
         while refused := self._try(outcomes, offsets, membership, alone, too_large):
+            if refused & too_large:
+                raise _LetterRefused(self._config.dead_letters_topic)
             # One that is refused alone is to blame; one refused beside others has to be sent alone first.
             too_large |= refused & alone
             alone |= refused

@@ -167,7 +167,7 @@ class Pipeline:
         except BadMessage as error:
             outcome = DeadLetter.of(message, error.reason, str(error))
         except TaggingFailed as error:
-            outcome = DeadLetter.of(message, Reason.TAGGING_FAILED, str(error))
+            outcome = DeadLetter.of(message, Reason.TAGGING_FAILED, str(error), num_tries=error.num_tries)
         self._publisher.complete(message, outcome)
 
     async def _prepare(self, post: Post) -> tuple[Prepared, ImageReport]:

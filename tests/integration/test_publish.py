@@ -165,6 +165,15 @@ def test_an_event_over_the_broker_s_limit_becomes_a_letter(
     assert (headers["nametag-topic"], headers["nametag-partition"], headers["nametag-offset"]) == (b"posts", b"2", b"1")
 
 
+def test_a_topic_that_takes_no_letter_at_all_stops_the_worker(
+    sink_type: type[KafkaSink], kafka_bootstrap: str, topics: Any
+) -> None:
+    """No retry mends a limit below a letter without its bytes: it is told, and nothing is tried for ever."""
+    limit_messages(kafka_bootstrap, topics.dead_letters, 100)
+    with pytest.raises(SinkUnavailable, match=r"refuses even a letter without its bytes.*max\.message\.bytes"):
+        published(sink_type, kafka_bootstrap, topics, [[event(0), letter(1, b"y" * 1000), event(2)]])
+
+
 def test_what_the_client_itself_refuses_becomes_a_letter_too(
     sink_type: type[KafkaSink], kafka_bootstrap: str, topics: Any
 ) -> None:
