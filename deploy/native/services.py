@@ -69,6 +69,12 @@ class NativeService:
         self._end()
         self._launch(self._folder)
 
+    @property
+    def pid(self) -> int:
+        """The process, for whoever wants to hurt it."""
+        assert self._process is not None, "start() comes first"
+        return self._process.pid
+
     def __enter__(self) -> Self:
         self.start()
         return self

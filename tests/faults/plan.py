@@ -1,0 +1,153 @@
+"""What happens in a run of the fault harness; all of it follows from the seed and the run's number."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+STEPS = (
+    "after_poll",
+    "after_prepare",
+    "in_tag",
+    "before_produce",
+    "after_produce",
+    "before_commit",
+    "after_commit",
+)
+"""Where a fault may strike, in the order of the pipeline."""
+
+SECONDS = {
+    "worker_kill": (0.0, 2.0),
+    "worker_zombie": (5.0, 8.0),
+    "broker_kill": (0.0, 5.0),
+    "broker_stop": (0.0, 5.0),
+    "redis_kill": (0.5, 3.0),
+    "redis_hang": (1.0, 4.0),
+    "redis_late": (1.0, 4.0),
+    "redis_wrong_reply": (1.0, 4.0),
+    "image_host_down": (1.0, 4.0),
+    "image_host_slow": (1.0, 4.0),
+    "image_host_cut": (1.0, 4.0),
+    "poison": (0.0, 0.0),
+}
+"""How long each fault lasts before it is healed: a zombie sleeps past its session, a broker comes back."""
+
+FAULTS = tuple(SECONDS)
+DELIVERIES = ("exactly_once", "at_least_once")
+BROKER_FAULTS = ("broker_kill", "broker_stop")
+
+LAST_PASSAGE = {"after_poll": 12, "after_prepare": 80}
+USUAL_LAST_PASSAGE = 15
+"""Up to which passage of a step a fault may wait: a worker doesn't live for many batches here."""
+
+MOST_WORKERS = 3
+CHURN_SECONDS = 120.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Strike:
+    """A fault at the first worker's n-th passage of a step; `seconds` later it is healed."""
+
+    fault: str
+    step: str
+    passage: int
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"{self.fault}@{self.step}#{self.passage}({self.seconds:.1f}s)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Move:
+    """A worker that joins, or one that is asked to leave, so long after the start."""
+
+    at_seconds: float
+    joins: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """One run."""
+
+    seed: int
+    number: int
+    delivery: str
+    primary: Strike
+    secondary: tuple[Strike, ...]
+    num_workers: int
+    moves: tuple[Move, ...]
+    num_posts: int
+    num_poisoned: int
+    send_seconds: float
+    transaction_seconds: int
+
+    @property
+    def strikes(self) -> tuple[Strike, ...]:
+        """All that strikes at a step; the poison comes in a post."""
+        return tuple(strike for strike in (self.primary, *self.secondary) if strike.fault != "poison")
+
+    def __str__(self) -> str:
+        strikes = " ".join(map(str, (self.primary, *self.secondary)))
+        return f"seed {self.seed} run {self.number} {self.delivery} {strikes}"
+
+
+def steps_of(fault: str) -> tuple[str, ...]:
+    """The steps at which `fault` can strike."""
+    return ("in_tag",) if fault == "poison" else STEPS
+
+
+def all_pairs(faults: Sequence[str] = FAULTS) -> list[tuple[str, str]]:
+    """Every fault with every step of its own."""
+    return [(fault, step) for fault in faults for step in steps_of(fault)]
+
+
+def num_runs_for_all(faults: Sequence[str] = FAULTS, deliveries: Sequence[str] = DELIVERIES) -> int:
+    """After how many runs, from 0, every pair was met under every delivery."""
+    return len(faults) * len(STEPS) * len(deliveries)
+
+
+def make_plan(
+    seed: int,
+    number: int,
+    *,
+    num_posts: int = 1000,
+    faults: Sequence[str] = FAULTS,
+    deliveries: Sequence[str] = DELIVERIES,
+) -> Plan:
+    """The plan of run `number`. Twelve runs in a row meet each fault once, each time at another step."""
+    chance = random.Random(f"{seed}/{number}")
+    round_number, place = divmod(number, len(faults))
+    fault = faults[place]
+    # 7 steps and 2 deliveries have no common divisor, so that one count walks through all of both.
+    walk = round_number + place + seed
+    step = steps_of(fault)[walk % len(steps_of(fault))]
+    return Plan(
+        seed=seed,
+        number=number,
+        delivery=deliveries[walk % len(deliveries)],
+        primary=_strike(chance, fault, step),
+        secondary=tuple(_secondary(chance) for _ in range(chance.choice((0, 1, 1, 2)))),
+        num_workers=chance.randint(1, MOST_WORKERS),
+        moves=_moves(chance),
+        num_posts=num_posts,
+        num_poisoned=max(1, num_posts // (50 if fault == "poison" else 500)),
+        send_seconds=chance.uniform(3.0, 5.0),
+        transaction_seconds=chance.choice((3, 5)),
+    )
+
+
+def _strike(chance: random.Random, fault: str, step: str) -> Strike:
+    last = LAST_PASSAGE.get(step, USUAL_LAST_PASSAGE)
+    return Strike(fault=fault, step=step, passage=chance.randint(1, last), seconds=chance.uniform(*SECONDS[fault]))
+
+
+def _secondary(chance: random.Random) -> Strike:
+    fault = chance.choice([fault for fault in FAULTS if fault != "poison"])
+    return _strike(chance, fault, chance.choice(steps_of(fault)))
+
+
+def _moves(chance: random.Random) -> tuple[Move, ...]:
+    moves = []
+    at_seconds = 0.0
+    while (at_seconds := at_seconds + chance.uniform(0.7, 3.0)) < CHURN_SECONDS:
+        moves.append(Move(at_seconds=at_seconds, joins=chance.random() < 0.5))
+    return tuple(moves)
