@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def main() -> int:
     """Run the plans; gives back 0, or 1 where a promise was broken."""
     options = _parser().parse_args()
-    results = run_all(_plans(options), Path(tempfile.mkdtemp(prefix="nametag-faults-")))
+    results = run_all(_plans(options), Path(tempfile.mkdtemp(prefix="nametag-faults-")), keep=options.keep)
     from tests.faults import report
 
     text = f"{report.table(results)}\n{report.summary(results)}\n"
@@ -28,7 +28,7 @@ def main() -> int:
     return int(any(result.problems for result in results))
 
 
-def run_all(plans: list[Plan], folder: Path) -> "list[Result]":
+def run_all(plans: list[Plan], folder: Path, *, keep: bool = False) -> "list[Result]":
     """Run `plans` on services of their own; the logs of those that failed stay in `folder`."""
     from tests.faults import report
     from tests.faults.cluster import Cluster
@@ -38,10 +38,12 @@ def run_all(plans: list[Plan], folder: Path) -> "list[Result]":
     results = []
     with Nest() as nest, Cluster() as cluster:
         for plan in plans:
-            results.append(run_plan(plan, cluster, nest, folder / f"run-{plan.number}"))
+            results.append(run_plan(plan, cluster, nest, folder / f"run-{plan.number}", keep=keep))
             print(report.line(results[-1]), flush=True)
             for told in results[-1].problems:
                 print(f"    {told[:400]}", flush=True)
+    if keep:
+        print(f"the logs are in {folder}")
     with contextlib.suppress(OSError):
         folder.rmdir()  # nothing is kept
     return results
@@ -60,7 +62,7 @@ def _plans(options: argparse.Namespace) -> list[Plan]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m tests.faults",
-        description="Strikes workers, broker, Redis and image host at named steps, and counts what was lost or doubled.",
+        description="Strikes workers, broker, Redis and image host at named steps; counts what is lost or doubled.",
     )
     parser.add_argument("--runs", type=int, default=20, help="how many (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="another seed, other runs (default: 0)")
@@ -68,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--kind", choices=FAULTS, help="this fault only")
     parser.add_argument("--delivery", choices=(*DELIVERIES, "both"), default="both")
     parser.add_argument("--only", type=int, metavar="K", help="run number K alone, as it was among others")
+    parser.add_argument("--keep", action="store_true", help="keep the logs of the runs that went well, too")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every run's result here")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table here")
     return parser

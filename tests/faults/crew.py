@@ -197,7 +197,7 @@ class Crew:
         if move.joins and can_join and len(there) < MOST_WORKERS:
             self.workers.append(self._start())
         elif not move.joins and len(there) > 1:
-            self._ask(there[0])
+            self._ask(there[int(move.place * len(there))])
 
     def _ask(self, worker: Worker) -> None:
         if worker.status is None and worker.asked_at is None and not worker.was_killed:

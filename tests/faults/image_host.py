@@ -1,5 +1,6 @@
 """A loopback host of pictures that goes down, trickles, or closes in the middle of a body, as it is told."""
 
+import contextlib
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -77,10 +78,8 @@ class ImageHost:
         request.send_header("Content-Type", "image/jpeg")
         request.send_header("Content-Length", str(len(data)))
         request.end_headers()
-        try:
+        with contextlib.suppress(OSError):  # the worker had enough
             self._send(request.wfile, data)
-        except OSError:
-            pass  # the worker had enough
 
     def _send(self, out: Any, data: bytes) -> None:
         if self._mode == "cut":

@@ -62,6 +62,8 @@ class Move:
 
     at_seconds: float
     joins: bool
+    place: float = 0.0
+    """Which of those who are there leaves: 0 is the oldest, just below 1 the newest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,6 +150,6 @@ def _secondary(chance: random.Random) -> Strike:
 def _moves(chance: random.Random) -> tuple[Move, ...]:
     moves = []
     at_seconds = 0.0
-    while (at_seconds := at_seconds + chance.uniform(0.7, 3.0)) < CHURN_SECONDS:
-        moves.append(Move(at_seconds=at_seconds, joins=chance.random() < 0.5))
+    while (at_seconds := at_seconds + chance.uniform(1.5, 5.0)) < CHURN_SECONDS:
+        moves.append(Move(at_seconds=at_seconds, joins=chance.random() < 0.5, place=chance.random()))
     return tuple(moves)

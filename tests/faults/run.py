@@ -112,8 +112,8 @@ class Strikes:
         return self.cluster.strike(strike)
 
 
-def run_plan(plan: Plan, cluster: Cluster, nest: Nest, folder: Path) -> Result:
-    """Run `plan`; its logs stay in `folder` where something was wrong."""
+def run_plan(plan: Plan, cluster: Cluster, nest: Nest, folder: Path, *, keep: bool = False) -> Result:
+    """Run `plan`; its logs stay in `folder` where something was wrong, or where `keep` says so."""
     began = time.monotonic()
     folder.mkdir(parents=True)
     topics = cluster.make_topics()
@@ -173,7 +173,10 @@ def run_plan(plan: Plan, cluster: Cluster, nest: Nest, folder: Path) -> Result:
         seconds=time.monotonic() - began,
         folder=folder,
     )
-    _keep(result)
+    if problems or keep:
+        _write_findings(result)
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
     return result
 
 
@@ -209,11 +212,8 @@ def _told(plan: Plan, verdict: Verdict) -> list[str]:
     return [f"{len(sentences)} {name}: {'; '.join(sentences[:20])}" for name, sentences in found.items()]
 
 
-def _keep(result: Result) -> None:
-    """The plan and the findings beside the logs; all is removed where nothing was wrong."""
-    if not result.problems:
-        shutil.rmtree(result.folder, ignore_errors=True)
-        return
+def _write_findings(result: Result) -> None:
+    """The plan and the findings, beside the workers' logs."""
     told = [str(result.plan), repr(result.plan), *result.struck, *result.problems]
     for name in ("lost", "doubled", "foreign", "disordered"):
         told += [f"{name}: {sentence}" for sentence in getattr(result.verdict, name)]
