@@ -2,7 +2,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check env services format schemas constraints picture clean
+RUNS ?= 20
+SEED ?= 0
+POSTS ?= 1000
+
+.PHONY: demo test check faults env services format schemas constraints picture clean
 
 demo: env  ## tag the example posts and watch
 	$(BIN)/nametag demo
@@ -16,6 +20,9 @@ check: env  ## format, lint, types, import rule and unit tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/pytest --numprocesses auto -m "not slow" tests/unit
+
+faults: env services  ## kill, stop and cut off what the workers lean on; RUNS, SEED and POSTS say how much
+	PYTHONPATH=. OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults --runs $(RUNS) --seed $(SEED) --posts $(POSTS)
 
 env: .venv/.made  ## the environment alone
 

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 def main() -> int:
     """Run the plans; gives back 0, or 1 where a promise was broken."""
+    # Set before the processes start, so that no signal leaves them behind.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     options = _parser().parse_args()
     results = run_all(_plans(options), Path(tempfile.mkdtemp(prefix="nametag-faults-")), keep=options.keep)
     from tests.faults import report

@@ -5,13 +5,16 @@ later on, its exit status. When standard input ends, so do the workers.
 """
 
 # A worker's decoding process imports this module anew, so that what is heavy is imported in functions.
+import atexit
 import contextlib
+import gc
 import json
 import os
 import select
 import signal
 import sys
-from typing import Any
+import threading
+from typing import Any, NoReturn
 
 TICK_SECONDS = 0.02
 
@@ -33,7 +36,7 @@ def main() -> int:
             for line in lines:
                 request = json.loads(line)
                 if not (pid := os.fork()):
-                    return _become_worker(request)
+                    _become_worker(request)
                 running[pid] = request["number"]
                 _tell(number=request["number"], pid=pid)
         _reap(running)
@@ -55,6 +58,7 @@ def _preload() -> None:
     tagger = Tagger.load(STARTER_CHECKPOINT)
     features = tagger.look(torch.zeros((1, 3, 224, 224), dtype=torch.uint8))
     tagger.tag([TaggingInput(tokens=tagger.tokenize("a post"), features=features[0])])
+    gc.freeze()
 
 
 def _tell(**fields: Any) -> None:
@@ -82,7 +86,7 @@ def _kill(running: dict[int, int]) -> None:
         _sweep(pid)
 
 
-def _become_worker(request: dict[str, Any]) -> int:
+def _become_worker(request: dict[str, Any]) -> NoReturn:
     os.setpgid(0, 0)
     log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     nothing = os.open(os.devnull, os.O_RDONLY)
@@ -93,7 +97,20 @@ def _become_worker(request: dict[str, Any]) -> int:
     os.environ.update(request["variables"])
     from tests.faults import stepped_worker
 
-    return stepped_worker.run(request["number"], request["socket"], request["armed"], request["marker"])
+    status = stepped_worker.run(request["number"], request["socket"], request["armed"], request["marker"])
+    _exit(status)
+
+
+def _exit(status: int) -> NoReturn:
+    """As the interpreter ends, threads and exit functions included; but all that was imported isn't taken apart.
+
+    That would write to every page that a fork shares, which takes seconds.
+    """
+    threading._shutdown()  # type: ignore[attr-defined] # what the interpreter itself calls
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 if __name__ == "__main__":

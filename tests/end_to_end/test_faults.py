@@ -1,0 +1,52 @@
+"""A fixed handful of the fault harness's runs: `make faults` has the rest.
+
+On services of the harness's own, since it kills them; the other tests' must live on.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults.cluster import Cluster, native_services
+from tests.faults.crew import Nest
+from tests.faults.plan import make_plan
+from tests.faults.run import run_plan
+
+SEED = 0
+POSTS = 500
+
+RUNS = (
+    ("worker_kill", "exactly_once", 5),
+    ("worker_kill", "at_least_once", 6),
+    ("worker_zombie", "exactly_once", 3),
+    ("broker_kill", "exactly_once", 4),
+    ("broker_stop", "at_least_once", 2),
+    ("redis_wrong_reply", "exactly_once", 2),
+    ("image_host_cut", "exactly_once", 1),
+    ("poison", "exactly_once", 0),
+)
+"""Fault, delivery and run number: each strikes at another step."""
+
+
+@pytest.fixture(scope="module")
+def stage() -> Iterator[tuple[Cluster, Nest]]:
+    """The harness's own broker, Redis and image host, and where its workers come from."""
+    services = native_services()
+    try:
+        services.kafka_jars()
+        with Cluster() as cluster, Nest() as nest:
+            yield cluster, nest
+    except services.ServiceUnavailable as error:
+        pytest.skip(f"the harness has to kill its services, so it needs them as processes: {error}")
+
+
+@pytest.mark.parametrize(("fault", "delivery", "number"), RUNS)
+def test_nothing_is_lost_and_under_exactly_once_nothing_doubled(
+    fault: str, delivery: str, number: int, stage: tuple[Cluster, Nest], tmp_path: Path
+) -> None:
+    """Every post has its output, in order, whatever was struck; and who was asked to leave left in time."""
+    plan = make_plan(SEED, number, num_posts=POSTS, faults=(fault,), deliveries=(delivery,))
+    result = run_plan(plan, *stage, tmp_path / "run")
+    assert not result.problems, f"{plan}\n" + "\n".join(result.problems)
+    assert result.is_struck, f"the strike of {plan} found nobody at its step"
