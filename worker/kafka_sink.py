@@ -303,7 +303,8 @@ class TransactionalKafkaSink(KafkaSink):
         return set()
 
     def _send_in_transaction(self, outcomes: Sequence[Outcome], alone: set[int], too_large: set[int]) -> set[int]:
-        deadline = time.monotonic() + self._config.publish_seconds
+        # The brokers abort a transaction after its time: what they haven't acknowledged by then, they never will.
+        deadline = time.monotonic() + min(self._config.publish_seconds, self._config.transaction_seconds)
         refused: set[int] = set()
         waiting: list[tuple[int, Callable[[float], object]]] = []
 
