@@ -297,7 +297,9 @@ class TransactionalKafkaSink(KafkaSink):
         try:
             self._producer.send_offsets_to_transaction(kafka_offsets(offsets), membership)
         except CommitFailedError as error:
-            self._producer.abort_transaction()
+            # A new producer aborts it. The old one would keep the refused offsets (kafka-python 3.0.12 never
+            # clears them) and commit them with its next transaction: posts lost, or a group put back.
+            self._reconnect()
             raise PublishAborted("the group has a new generation") from error
         self._producer.commit_transaction()
         return set()

@@ -277,6 +277,27 @@ def test_a_zombie_publishes_nothing(kafka_bootstrap: str, topics: Any) -> None:
     assert committed.offset == 8
 
 
+def test_refused_offsets_are_not_committed_with_the_next_transaction(kafka_bootstrap: str, topics: Any) -> None:
+    """What a woken zombie couldn't commit stays uncommitted: its next transaction is of other partitions."""
+    connection = KafkaConnection(bootstrap_servers=(kafka_bootstrap,))
+    config = KafkaSinkConfig(entities_topic=topics.entities, dead_letters_topic=topics.dead_letters)
+
+    async def scenario(sink: EventSink) -> None:
+        async with member(connection, topics) as zombie:
+            old = zombie.membership
+        async with member(connection, topics) as woken:
+            with pytest.raises(PublishAborted):
+                await sink.publish([event(6)], {Partition(topics.posts, 1): 7}, old)
+            await until_settled(sink, [event(7)], {Partition(topics.posts, 2): 8}, woken)
+
+    run(lambda: TransactionalKafkaSink(connection, config), scenario)
+    admin = KafkaAdminClient(bootstrap_servers=kafka_bootstrap)
+    group = f"group-{topics.posts}"
+    committed = {each.partition: at.offset for each, at in admin.list_group_offsets([group])[group].items()}
+    admin.close()
+    assert committed == {2: 8}
+
+
 def test_a_second_producer_of_the_same_name_settles_what_the_first_left_open(kafka_bootstrap: str, topics: Any) -> None:
     """A restarted worker aborts its predecessor's transaction at once, and fences it."""
     connection = KafkaConnection(bootstrap_servers=(kafka_bootstrap,))
