@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 STEPS = (
+    "in_join",
     "after_poll",
     "after_prepare",
     "in_tag",
@@ -13,7 +14,7 @@ STEPS = (
     "before_commit",
     "after_commit",
 )
-"""Where a fault may strike, in the order of the pipeline."""
+"""Where a fault may strike, in the order of the pipeline. `in_join` is amid a rebalance, where zombies are made."""
 
 SECONDS = {
     "worker_kill": (0.0, 2.0),
@@ -35,7 +36,7 @@ FAULTS = tuple(SECONDS)
 DELIVERIES = ("exactly_once", "at_least_once")
 BROKER_FAULTS = ("broker_kill", "broker_stop")
 
-LAST_PASSAGE = {"after_poll": 12, "after_prepare": 80}
+LAST_PASSAGE = {"in_join": 4, "after_poll": 12, "after_prepare": 80}
 USUAL_LAST_PASSAGE = 15
 """Up to which passage of a step a fault may wait: a worker doesn't live for many batches here."""
 
@@ -119,13 +120,12 @@ def make_plan(
     chance = random.Random(f"{seed}/{number}")
     round_number, place = divmod(number, len(faults))
     fault = faults[place]
-    # 7 steps and 2 deliveries have no common divisor, so that one count walks through all of both.
-    walk = round_number + place + seed
-    step = steps_of(fault)[walk % len(steps_of(fault))]
+    delivery_number, step_number = divmod(round_number + place + seed, len(STEPS))
+    step = steps_of(fault)[step_number % len(steps_of(fault))]
     return Plan(
         seed=seed,
         number=number,
-        delivery=deliveries[walk % len(deliveries)],
+        delivery=deliveries[(delivery_number + place) % len(deliveries)],
         primary=_strike(chance, fault, step),
         secondary=tuple(_secondary(chance) for _ in range(chance.choice((0, 1, 1, 2)))),
         num_workers=chance.randint(1, MOST_WORKERS),
