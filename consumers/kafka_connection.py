@@ -5,6 +5,9 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+from kafka import KafkaAdminClient
+from kafka.errors import KafkaError
+
 from consumers.errors import SourceUnavailable
 
 
@@ -93,6 +96,23 @@ def wait_reachable(connection: KafkaConnection, seconds: float) -> None:
         if time.monotonic() > deadline:
             raise SourceUnavailable(explain_unreachable(connection, seconds))
         time.sleep(0.2)
+
+
+def is_known_missing(connection: KafkaConnection, topic: str) -> bool:
+    """Whether a broker says that there is no `topic`, or none for this user; False where none says anything.
+
+    The other clients wait for a topic's partitions, and can't tell a missing topic from a broker that restarts.
+    """
+    try:
+        admin = KafkaAdminClient(**connection.client_options(), bootstrap_timeout_ms=2000)
+    except KafkaError:
+        return False
+    try:
+        return topic not in admin.list_topics()
+    except KafkaError:
+        return False
+    finally:
+        admin.close()
 
 
 def explain_unreachable(connection: KafkaConnection, seconds: float) -> str:

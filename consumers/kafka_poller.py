@@ -20,7 +20,13 @@ from kafka.errors import KafkaError, RetriableError
 from consumers.errors import SourceUnavailable
 from consumers.kafka_buffer import Buffer
 from consumers.kafka_commits import CommitTable, release
-from consumers.kafka_connection import KafkaConnection, KafkaSourceConfig, explain_unreachable, wait_reachable
+from consumers.kafka_connection import (
+    KafkaConnection,
+    KafkaSourceConfig,
+    explain_unreachable,
+    is_known_missing,
+    wait_reachable,
+)
 from consumers.kafka_contact import Contact
 from consumers.kafka_progress import Progress
 from consumers.kafka_rebalance import RebalanceListener
@@ -163,13 +169,15 @@ class KafkaPoller:
         try:
             # A topic that was made a moment ago may take one to be seen.
             while not consumer.partitions_for_topic(config.topic):
-                if time.monotonic() > deadline or self._closing.is_set():
+                is_over = time.monotonic() > deadline and is_known_missing(self._connection, config.topic)
+                if is_over or self._closing.is_set():
                     raise SourceUnavailable(
                         f"the topic {config.topic} does not exist at {self._connection} (or may not be "
                         "seen by this user); create it, or set kafka.posts_topic"
                     )
                 time.sleep(0.2)
             self._rebalance.consumer = consumer
+            _tell_of_losses_amid_joins(consumer)
             consumer.subscribe([config.topic], listener=self._rebalance)
         except BaseException:
             consumer.close(timeout_ms=1000)
@@ -267,6 +275,24 @@ class KafkaPoller:
         except Exception:
             # Leaving is a courtesy: the session's timeout does it for us.
             log.warning("kafka_leave_failed", exc_info=True)
+
+
+def _tell_of_losses_amid_joins(consumer: KafkaConsumer) -> None:
+    """Have a member that is dropped while it joins told that its partitions are lost.
+
+    kafka-python 3.0.12 prepares a join once, and looks then whether the membership is lost. Where the
+    broker answers the join itself with "unknown member" (we slept through it), it joins anew without
+    another look: it may get its old partitions back, and neither loss nor assignment is told, so that
+    work from before the sleep would be published under the new generation, a second time.
+    """
+    coordinator = consumer._coordinator
+    reset = coordinator.reset_generation
+
+    def reset_and_prepare_anew(*arguments: Any, **named: Any) -> None:
+        reset(*arguments, **named)
+        coordinator.rejoining = False
+
+    coordinator.reset_generation = reset_and_prepare_anew
 
 
 def _keep_joining(consumer: KafkaConsumer) -> None:

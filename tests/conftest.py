@@ -48,6 +48,22 @@ def redis_url() -> Iterator[str]:
 
 
 @pytest.fixture
+def own_broker() -> Iterator[Any]:
+    """A broker that may be stopped, with the topics `posts`, `entities` and `dead-letters`."""
+    services = _native_services()
+    try:
+        broker = services.NativeKafka()
+        broker.start()
+    except services.ServiceUnavailable as error:
+        _give_up(str(error))
+    try:
+        services.create_topics(broker.address)
+        yield broker
+    finally:
+        broker.stop()
+
+
+@pytest.fixture
 def topics(kafka_bootstrap: str) -> Topics:
     """Topics that no other test has seen."""
     from kafka.admin import KafkaAdminClient

@@ -19,6 +19,7 @@ from kafka.errors import (
     CommitFailedError,
     FencedInstanceIdError,
     KafkaError,
+    KafkaTimeoutError,
     MessageSizeTooLargeError,
 )
 
@@ -27,7 +28,7 @@ from consumers.errors import Reason, SourceUnavailable
 from consumers.events import EVENT_HEADERS, EntityEvent
 from consumers.kafka import KafkaConnection
 from consumers.kafka_commits import kafka_offsets
-from consumers.kafka_connection import explain_unreachable, wait_reachable
+from consumers.kafka_connection import explain_unreachable, is_known_missing, wait_reachable
 from consumers.source import Offsets
 from worker.errors import PublishAborted, PublishUnsettled, SinkUnavailable
 from worker.own_thread import OwnThread
@@ -56,13 +57,8 @@ class KafkaSinkConfig:
                 raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
 
 
-class _LetterRefused(SinkUnavailable):
-    """Raised where not even a letter without its bytes is taken: no retry mends that."""
-
-    def __init__(self, topic: str) -> None:
-        super().__init__(
-            f"the topic {topic} refuses even a letter without its bytes as too large; raise its max.message.bytes"
-        )
+class _Hopeless(SinkUnavailable):
+    """Raised for what no retry mends."""
 
 
 class KafkaSink:
@@ -119,16 +115,26 @@ class KafkaSink:
         return {}
 
     def _check_topics(self) -> None:
-        assert self._producer is not None
+        """Raises `SinkUnavailable` where a topic is missing, or where the broker goes away meanwhile and stays away."""
+        deadline = time.monotonic() + 2 * self._config.start_seconds
         for setting in ("entities_topic", "dead_letters_topic"):
             topic = getattr(self._config, setting)
-            try:
-                self._producer.partitions_for(topic)
-            except KafkaError as error:
-                raise SinkUnavailable(
-                    f"the topic {topic} does not exist at {self._connection} (or may not be seen by this user); "
-                    f"create it, or set kafka.{setting}"
-                ) from error
+            while not self._is_there(topic, setting):
+                if time.monotonic() > deadline:
+                    raise SinkUnavailable(explain_unreachable(self._connection, 2 * self._config.start_seconds))
+
+    def _is_there(self, topic: str, setting: str) -> bool:
+        assert self._producer is not None
+        try:
+            self._producer.partitions_for(topic)
+        except KafkaError as error:
+            if isinstance(error, KafkaTimeoutError) and not is_known_missing(self._connection, topic):
+                return False
+            raise _Hopeless(
+                f"the topic {topic} does not exist at {self._connection} (or may not be seen by this user); "
+                f"create it, or set kafka.{setting}"
+            ) from error
+        return True
 
     def _guarded(self, act: Callable[[], None]) -> None:
         """Run `act` on a producer that works; after trouble, leave one behind that does, or none."""
@@ -137,14 +143,14 @@ class KafkaSink:
                 self._connect()
             act()
         except (AuthorizationError, FencedInstanceIdError) as error:
-            raise SinkUnavailable(
+            raise _Hopeless(
                 f"events may not be published to {self._connection} ({error!r}); see this user's rights "
                 "on the topics and the transactional id, and that no other worker has its group_instance_id"
             ) from error
         except KafkaError as error:
             self._replace_producer()
             raise PublishUnsettled(f"the producer failed ({error!r}); a new one takes over") from error
-        except _LetterRefused:
+        except _Hopeless:
             raise
         except SinkUnavailable as error:
             raise PublishAborted(str(error)) from error
@@ -153,14 +159,16 @@ class KafkaSink:
         """A new producer settles what the old one began.
 
         Where none can be had, the brokers settle it by themselves after the transaction's time;
-        meanwhile they give no offsets to read from. Raises `SinkUnavailable` where a topic is gone.
+        meanwhile they give no offsets to read from. Raises `_Hopeless` where a topic is gone.
         """
         self._disconnect(1.0)
         try:
             self._connect()
+            self._check_topics()
+        except _Hopeless:
+            raise
         except SinkUnavailable:
             return
-        self._check_topics()
 
     def _send_all(self, outcomes: Sequence[Outcome]) -> None:
         refused = self._send_together(outcomes)
@@ -191,7 +199,13 @@ class KafkaSink:
             try:
                 self._send(_without_bytes(outcome))(self._config.publish_seconds)
             except MessageSizeTooLargeError as error:
-                raise _LetterRefused(self._config.dead_letters_topic) from error
+                raise self._takes_nothing() from error
+
+    def _takes_nothing(self) -> _Hopeless:
+        return _Hopeless(
+            f"the topic {self._config.dead_letters_topic} refuses even a letter without its bytes as too large; "
+            "raise its max.message.bytes"
+        )
 
     def _reconnect(self) -> None:
         self._disconnect(1.0)
@@ -278,7 +292,7 @@ class TransactionalKafkaSink(KafkaSink):
         too_large: set[int] = set()
         while refused := self._try(outcomes, offsets, membership, alone, too_large):
             if refused & too_large:
-                raise _LetterRefused(self._config.dead_letters_topic)
+                raise self._takes_nothing()
             # One that is refused alone is to blame; one refused beside others has to be sent alone first.
             too_large |= refused & alone
             alone |= refused

@@ -1,10 +1,8 @@
 """`KafkaSource` against a real broker."""
 
 import asyncio
-import importlib.util
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -296,25 +294,6 @@ def test_says_that_the_topic_is_missing(make_source: Make) -> None:
 
     with pytest.raises(SourceUnavailable, match=r"no-such-topic.*create it, or set"):
         asyncio.run(run())
-
-
-@pytest.fixture
-def own_broker() -> Iterator[Any]:
-    """A broker that may be stopped, and its one topic `posts`."""
-    path = Path(__file__).parents[2] / "deploy" / "native" / "services.py"
-    spec = importlib.util.spec_from_file_location("nametag_own_broker", path)
-    assert spec is not None
-    assert spec.loader is not None
-    services = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(services)
-    try:
-        broker = services.NativeKafka()
-        broker.start()
-    except services.ServiceUnavailable as error:
-        pytest.skip(" ".join(str(error).split())[:400])
-    with broker:
-        services.create_topics(broker.address)
-        yield broker
 
 
 def test_says_that_the_broker_is_away_and_back(own_broker: Any, caplog: pytest.LogCaptureFixture) -> None:

@@ -199,6 +199,24 @@ def test_a_missing_topic_is_told_at_the_start(kafka_bootstrap: str, topics: Any)
         run(lambda: KafkaSink(connection, config), nothing)
 
 
+def test_a_broker_that_restarts_while_the_topics_are_looked_for_is_waited_for(own_broker: Any) -> None:
+    """It isn't taken for a missing topic, as it once was: the worker then ended, and said to create what was there."""
+
+    async def run() -> None:
+        connection = KafkaConnection(bootstrap_servers=(own_broker.address,))
+        sink = TransactionalKafkaSink(connection, KafkaSinkConfig(start_seconds=4))
+        await sink._thread.call(sink._connect)
+        await asyncio.to_thread(own_broker.end)
+        looking = asyncio.create_task(sink._thread.call(sink._check_topics))
+        await asyncio.sleep(4.5)
+        assert not looking.done()
+        await asyncio.to_thread(own_broker.restart)
+        await looking
+        await sink.close()
+
+    asyncio.run(run())
+
+
 def test_no_broker_is_told_in_a_sentence_within_the_time() -> None:
     """Nobody listens: what was tried, for how long, and what to do."""
     with socket.socket() as free:

@@ -587,6 +587,21 @@ def test_a_stop_ends_at_its_deadline() -> None:
     assert world.source.committed == {FIRST: 1}
 
 
+def test_a_stop_amid_the_start_ends_it() -> None:
+    """A source that is still looking for its broker is left; nothing was read, so nothing is lost."""
+
+    async def scenario(world: World) -> None:
+        async def hang(_on_revoke: RevokeListener) -> None:
+            await asyncio.sleep(SECONDS)
+
+        world.source.start = hang  # type: ignore[method-assign]
+        await asyncio.sleep(0)
+        world.stop.set()
+        await asyncio.wait_for(world.running, 1)
+
+    assert run(scenario).closed == ["source", "sink"]
+
+
 def test_a_shutdown_keeps_its_time_though_nothing_answers() -> None:
     """A publication that hangs, and a source and a sink that can't be left: all within the time for a shutdown."""
     seconds = 0.4
