@@ -204,11 +204,11 @@ def test_a_broker_that_restarts_while_the_topics_are_looked_for_is_waited_for(ow
 
     async def run() -> None:
         connection = KafkaConnection(bootstrap_servers=(own_broker.address,))
-        sink = TransactionalKafkaSink(connection, KafkaSinkConfig(start_seconds=4))
+        sink = TransactionalKafkaSink(connection, KafkaSinkConfig(start_seconds=8))
         await sink._thread.call(sink._connect)
         await asyncio.to_thread(own_broker.end)
         looking = asyncio.create_task(sink._thread.call(sink._check_topics))
-        await asyncio.sleep(4.5)
+        await asyncio.sleep(8.5)
         assert not looking.done()
         await asyncio.to_thread(own_broker.restart)
         await looking
