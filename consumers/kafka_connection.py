@@ -46,6 +46,8 @@ class KafkaConnection:
             "ssl_cafile": self.ssl_cafile,
             "ssl_certfile": self.ssl_certfile,
             "ssl_keyfile": self.ssl_keyfile,
+            # The default would leave us away for up to half a minute after the broker is back.
+            "reconnect_backoff_max_ms": 2000,
         }
         return {name: value for name, value in options.items() if value is not None}
 

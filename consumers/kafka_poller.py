@@ -153,8 +153,6 @@ class KafkaPoller:
                 group_id=config.group_id,
                 group_instance_id=config.group_instance_id,
                 bootstrap_timeout_ms=round(config.start_seconds * 1000),
-                # The default would leave us away for up to half a minute after the broker is back.
-                reconnect_backoff_max_ms=2000,
                 enable_auto_commit=False,
                 auto_offset_reset="earliest",
                 isolation_level="read_committed",
