@@ -43,6 +43,13 @@ class CommitTable:
         self._wanted: dict[Partition, int] = {}
         self._waiting: Waiting = []
         self._known: dict[Partition, tuple[int, int]] = {}
+        self._num_unanswered = 0
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether all that was wanted is committed, or overtaken."""
+        with self._lock:
+            return not self._wanted and not self._num_unanswered
 
     def want(self, offsets: Offsets, *waiting: asyncio.Future[None]) -> None:
         """Enter `offsets`; `waiting` are completed when they are committed or overtaken."""
@@ -76,9 +83,17 @@ class CommitTable:
         if not ours:
             self._post(release, waiting)
             return
+        with self._lock:
+            self._num_unanswered += 1
         sent = consumer.commit_async(kafka_offsets(ours), callback=ignore)
         sent.add_callback(lambda result: self._committed(result, ours, epochs, waiting))
         sent.add_errback(lambda error: self._not_committed(error, ours, epochs, waiting))
+        # The last, so that nothing seems settled which was about to be wanted again.
+        sent.add_both(lambda _answer: self._answered())
+
+    def _answered(self) -> None:
+        with self._lock:
+            self._num_unanswered -= 1
 
     def _is_confirmed(self, partition: Partition, epoch: int, offset: int) -> bool:
         known_epoch, known_offset = self._known.get(partition, (-1, -1))

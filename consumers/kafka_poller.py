@@ -14,10 +14,10 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from kafka import KafkaConsumer
-from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.errors import KafkaError, RetriableError
 
 from consumers.errors import SourceUnavailable
+from consumers.kafka_assignor import TruthfulAssignor
 from consumers.kafka_buffer import Buffer
 from consumers.kafka_commits import CommitTable, release
 from consumers.kafka_connection import (
@@ -129,6 +129,7 @@ class KafkaPoller:
                 self._rewind_if_asked(consumer)
                 if self._progress.is_stalled:
                     consumer = self._restart(consumer)
+            self._see_commits_through(consumer)
         except KafkaError as cause:
             error = SourceUnavailable(
                 f"reading {self._config.topic} from {self._connection} failed ({cause!r}); "
@@ -147,6 +148,7 @@ class KafkaPoller:
         config = self._config
         deadline = time.monotonic() + config.start_seconds
         wait_reachable(self._connection, config.start_seconds)
+        assignor = TruthfulAssignor()
         try:
             consumer = KafkaConsumer(
                 **self._connection.client_options(),
@@ -157,7 +159,7 @@ class KafkaPoller:
                 auto_offset_reset="earliest",
                 isolation_level="read_committed",
                 allow_auto_create_topics=False,
-                partition_assignment_strategy=[CooperativeStickyAssignor],
+                partition_assignment_strategy=[assignor],
                 max_poll_records=config.max_poll_records,
                 session_timeout_ms=config.session_timeout_ms,
                 heartbeat_interval_ms=min(3000, config.session_timeout_ms // 3),
@@ -175,6 +177,7 @@ class KafkaPoller:
                     )
                 time.sleep(0.2)
             self._rebalance.consumer = consumer
+            assignor.held = consumer.assignment
             _tell_of_losses_amid_joins(consumer)
             consumer.subscribe([config.topic], listener=self._rebalance)
         except BaseException:
@@ -198,6 +201,16 @@ class KafkaPoller:
         if messages and not self._intake_stopped.is_set():
             self._buffer.count(messages)
             self._side.post(self._side.deliver, messages)
+
+    def _see_commits_through(self, consumer: KafkaConsumer) -> None:
+        """See a rebalance through, which refuses commits: what is left uncommitted would be published a second time."""
+        deadline = time.monotonic() + self._config.close_seconds / 2
+        self._commits.send(consumer)
+        while time.monotonic() < deadline:
+            if self._commits.is_settled and not consumer._coordinator.rebalance_in_progress():
+                return
+            self._poll(consumer)
+            self._commits.send(consumer)
 
     def _restart(self, consumer: KafkaConsumer) -> KafkaConsumer:
         """A new client in place of one that reads nothing, as often as it takes."""

@@ -4,13 +4,14 @@ On services of the harness's own, since it kills them; the other tests' must liv
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.faults.cluster import Cluster, native_services
 from tests.faults.crew import Nest
-from tests.faults.plan import make_plan
+from tests.faults.plan import Move, Strike, make_plan
 from tests.faults.run import run_plan
 
 SEED = 0
@@ -50,3 +51,20 @@ def test_nothing_is_lost_and_under_exactly_once_nothing_doubled(
     result = run_plan(plan, *stage, tmp_path / "run")
     assert not result.problems, f"{plan}\n" + "\n".join(result.problems)
     assert result.is_struck, f"the strike of {plan} found nobody at its step"
+
+
+def test_a_zombie_that_fell_asleep_amid_a_join(stage: tuple[Cluster, Nest], tmp_path: Path) -> None:
+    """The client told it of no loss: it published old work under its new generation, and claimed what it had lost, so
+    that nobody read two partitions."""
+    plan = replace(
+        make_plan(SEED, 0, num_posts=POSTS, faults=("worker_zombie",), deliveries=("exactly_once",)),
+        primary=Strike(fault="worker_zombie", step="in_join", passage=3, seconds=6.0),
+        secondary=(Strike(fault="image_host_slow", step="after_poll", passage=1, seconds=4.0),),
+        num_workers=1,
+        moves=(Move(at_seconds=2.3, joins=True), Move(at_seconds=5.0, joins=True)),
+        send_seconds=4.0,
+        transaction_seconds=5,
+    )
+    result = run_plan(plan, *stage, tmp_path / "run")
+    assert not result.problems, f"{plan}\n" + "\n".join(result.problems)
+    assert result.is_struck

@@ -3,6 +3,7 @@
 from typing import Any
 
 from kafka import TopicPartition
+from kafka.errors import RebalanceInProgressError
 from kafka.future import Future
 
 from consumers.kafka_commits import CommitTable
@@ -48,3 +49,20 @@ def test_what_is_confirmed_is_not_sent_again() -> None:
     epochs[PARTITION] = 2
     send(5)
     assert consumer.sent == [5, 5, 6, 5]
+
+
+def test_a_commit_that_a_rebalance_refused_is_not_settled() -> None:
+    """It is wanted again from the moment it is refused, so that a member who leaves can see it through."""
+    table = CommitTable(lambda act, *arguments: act(*arguments), lambda *_: None, lambda _partition: 1)
+    consumer: Any = Consumer()
+    assert table.is_settled
+    table.want({PARTITION: 5})
+    assert not table.is_settled
+    table.send(consumer)
+    assert not table.is_settled
+    consumer.answers[-1].failure(RebalanceInProgressError())
+    assert not table.is_settled
+    table.send(consumer)
+    consumer.answers[-1].success(None)
+    assert table.is_settled
+    assert consumer.sent == [5, 5]
