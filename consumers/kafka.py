@@ -45,7 +45,8 @@ class KafkaSource:
         self._poller.start(started)
         try:
             # The client has calls without a deadline; this one is the last resort.
-            await asyncio.wait_for(started, 2 * self._config.start_seconds + 5)
+            async with asyncio.timeout(2 * self._config.start_seconds + 5):
+                await started
         except TimeoutError:
             raise SourceUnavailable(explain_unreachable(self._connection, self._config.start_seconds)) from None
 
@@ -75,7 +76,9 @@ class KafkaSource:
         done: asyncio.Future[None] = self._loop.create_future()
         self._commits.want(offsets, done)
         try:
-            await asyncio.wait_for(done, self._config.commit_seconds)
+            # Not by wait_for, which in Python 3.11 swallows a cancellation that comes with the answer.
+            async with asyncio.timeout(self._config.commit_seconds):
+                await done
         except TimeoutError:
             if self._error is not None:
                 raise self._error from None

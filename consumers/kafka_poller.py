@@ -145,9 +145,23 @@ class KafkaPoller:
             self._leave(consumer)
 
     def _connect(self) -> KafkaConsumer:
+        """A client that is subscribed. Raises `SourceUnavailable` where none can be had in the time for a start."""
+        deadline = time.monotonic() + self._config.start_seconds
+        while True:
+            wait_reachable(self._connection, self._config.start_seconds)
+            try:
+                return self._subscribe(deadline)
+            except RetriableError as error:
+                # The broker went away amid the start.
+                if self._closing.is_set() or time.monotonic() > deadline + self._config.start_seconds:
+                    raise SourceUnavailable(
+                        explain_unreachable(self._connection, 2 * self._config.start_seconds)
+                    ) from error
+                log.warning("kafka_connect_retried", extra={"error": repr(error)})
+                time.sleep(0.2)
+
+    def _subscribe(self, deadline: float) -> KafkaConsumer:
         config = self._config
-        deadline = time.monotonic() + config.start_seconds
-        wait_reachable(self._connection, config.start_seconds)
         assignor = TruthfulAssignor()
         try:
             consumer = KafkaConsumer(

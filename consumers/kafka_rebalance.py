@@ -108,7 +108,8 @@ class RebalanceListener(AsyncConsumerRebalanceListener):  # type: ignore[misc] #
             # The poller stands still, and the work may wait for a commit that it has not sent.
             offsets, waiting = self._take_wanted()
             release(waiting)
-            finished = await asyncio.wait_for(self._on_revoke(partitions), self._revoke_seconds)
+            async with asyncio.timeout(self._revoke_seconds):
+                finished = await self._on_revoke(partitions)
         except TimeoutError:
             reason = "the work was not finished in time"
         except Exception as error:

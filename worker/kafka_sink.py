@@ -85,7 +85,8 @@ class KafkaSink:
         """Close the producer, and wait a little for its thread."""
         # A call under way may have no deadline of its own.
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._thread.call(lambda: self._disconnect(CLOSE_SECONDS)), 2 * CLOSE_SECONDS)
+            async with asyncio.timeout(2 * CLOSE_SECONDS):
+                await self._thread.call(lambda: self._disconnect(CLOSE_SECONDS))
         self._thread.end()
 
     # The producer's thread, top to bottom.

@@ -23,6 +23,8 @@ STOP_SECONDS = SHUTDOWN_SECONDS + 20.0
 
 REPOSITORY = Path(__file__).parents[2]
 
+NOBODY_THERE = "no Kafka broker could be had"
+
 
 @dataclass(slots=True, kw_only=True)
 class Worker:
@@ -52,6 +54,8 @@ class Worker:
         if self.was_killed:
             return None
         if self.asked_at is None:
+            if self.status == 1 and NOBODY_THERE in self._last_line():
+                return None  # started into a broker's absence, which it may say, and somebody starts it again
             return f"worker {self.number} ended with {self.status} unasked: {self._last_line()}"
         if self.status == -signal.SIGTERM and self.log.exists() and not self.log.stat().st_size:
             return None  # asked before it had begun

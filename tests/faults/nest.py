@@ -14,6 +14,7 @@ import select
 import signal
 import sys
 import threading
+import traceback
 from typing import Any, NoReturn
 
 TICK_SECONDS = 0.02
@@ -106,7 +107,11 @@ def _exit(status: int) -> NoReturn:
 
     That would write to every page that a fork shares, which takes seconds.
     """
-    threading._shutdown()  # type: ignore[attr-defined] # what the interpreter itself calls
+    try:
+        threading._shutdown()  # type: ignore[attr-defined] # what the interpreter itself calls
+    except Exception:
+        # The interpreter, too, prints it and goes on: a pool of processes may be closed twice.
+        traceback.print_exc()
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()

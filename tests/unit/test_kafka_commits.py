@@ -1,11 +1,14 @@
 """What is sent to the broker, and what needn't be."""
 
+import asyncio
 from typing import Any
 
+import pytest
 from kafka import TopicPartition
 from kafka.errors import RebalanceInProgressError
 from kafka.future import Future
 
+from consumers.kafka import KafkaConnection, KafkaSource, KafkaSourceConfig
 from consumers.kafka_commits import CommitTable
 from consumers.source import Partition
 
@@ -66,3 +69,20 @@ def test_a_commit_that_a_rebalance_refused_is_not_settled() -> None:
     consumer.answers[-1].success(None)
     assert table.is_settled
     assert consumer.sent == [5, 5]
+
+
+def test_a_cancellation_that_comes_with_the_answer_is_not_swallowed() -> None:
+    """A publisher that was cancelled as its commit was confirmed went on, and its worker outlived SIGTERM by far."""
+
+    async def scenario() -> None:
+        source = KafkaSource(KafkaConnection(), KafkaSourceConfig())
+        source._loop = asyncio.get_running_loop()
+        committing = asyncio.create_task(source.commit({PARTITION: 5}))
+        await asyncio.sleep(0)
+        _, waiting = source._commits.take()
+        waiting[0].set_result(None)
+        committing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await committing
+
+    asyncio.run(scenario())
