@@ -61,6 +61,10 @@ class _Hopeless(SinkUnavailable):
     """Raised for what no retry mends."""
 
 
+class _NoCoordinator(SinkUnavailable):
+    """Raised where brokers answer, and none of them for transactions."""
+
+
 class KafkaSink:
     """At least once: an idempotent producer, every acknowledgement waited for."""
 
@@ -74,8 +78,7 @@ class KafkaSink:
 
     async def start(self) -> None:
         """Connect. Raises `SinkUnavailable` where no broker answers, or a topic is missing."""
-        await self._thread.call(self._connect)
-        await self._thread.call(self._check_topics)
+        await self._thread.call(self._start)
 
     async def publish(self, outcomes: Sequence[Outcome], offsets: Offsets, membership: object) -> None:
         """Send all, wait for every acknowledgement. Raises `PublishUnsettled` at the deadline."""
@@ -90,6 +93,14 @@ class KafkaSink:
         self._thread.end()
 
     # The producer's thread, top to bottom.
+
+    def _start(self) -> None:
+        try:
+            self._connect()
+        except _NoCoordinator:
+            # A broker that goes away amid the start may be back by now.
+            self._connect()
+        self._check_topics()
 
     def _connect(self) -> None:
         config = self._config
@@ -281,7 +292,7 @@ class TransactionalKafkaSink(KafkaSink):
             self._disconnect(1.0)
             if isinstance(error, AuthorizationError):
                 raise
-            raise SinkUnavailable(
+            raise _NoCoordinator(
                 f"no transaction coordinator answers at {self._connection} ({error!r}); see the broker's log"
             ) from error
 

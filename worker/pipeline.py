@@ -159,9 +159,10 @@ class Pipeline:
             self._arrived.extend(messages)
             while self._arrived:
                 message = self._arrived[0]
-                await self._room.enter(message.num_bytes)
+                if not await self._room.enter(message.num_bytes):
+                    return posts
                 if not self._arrived or self._arrived[0] is not message:
-                    # Its partition was given up, or the intake stopped, while it waited for room.
+                    # Its partition was given up while it waited for room.
                     await self._room.leave(message.num_bytes)
                     continue
                 self._arrived.popleft()
@@ -250,6 +251,7 @@ class Pipeline:
         self._until(1.0)
         log.info("stopping", extra={"num_in_flight": self._room.num_posts})
         self._arrived.clear()
+        await self._room.close()
         await self._parts.source.stop_intake()
 
     async def _drain(self, stop: asyncio.Event) -> None:

@@ -23,15 +23,28 @@ class Room:
     def __init__(self, limits: RoomLimits) -> None:
         self._limits = limits
         self._changed = asyncio.Condition()
+        self._is_closed = False
         self.num_posts = 0
         self.num_bytes = 0
 
-    async def enter(self, num_bytes: int) -> None:
-        """Wait until one more post of `num_bytes` fits. One that is larger than all fits alone."""
+    async def enter(self, num_bytes: int) -> bool:
+        """Wait until one more post of `num_bytes` fits; False where the room is closed first.
+
+        One that is larger than all fits alone.
+        """
         async with self._changed:
-            await self._changed.wait_for(lambda: self._fits(num_bytes))
+            await self._changed.wait_for(lambda: self._is_closed or self._fits(num_bytes))
+            if self._is_closed:
+                return False
             self.num_posts += 1
             self.num_bytes += num_bytes
+            self._changed.notify_all()
+            return True
+
+    async def close(self) -> None:
+        """Let nobody in any more, not even those who wait."""
+        async with self._changed:
+            self._is_closed = True
             self._changed.notify_all()
 
     async def leave(self, num_bytes: int) -> None:

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.faults.plan import DELIVERIES, FAULTS, Plan, make_plan
+from tests.faults.plan import DELIVERIES, FAULTS, SHUTDOWN, Plan, make_plan, make_shutdown
 
 if TYPE_CHECKING:
     from tests.faults.run import Result
@@ -54,8 +54,12 @@ def run_all(plans: list[Plan], folder: Path, *, keep: bool = False) -> "list[Res
 
 def _plans(options: argparse.Namespace) -> list[Plan]:
     numbers = [options.only] if options.only is not None else range(options.runs)
-    faults = (options.kind,) if options.kind else FAULTS
     deliveries = DELIVERIES if options.delivery == "both" else (options.delivery,)
+    if options.kind == SHUTDOWN:
+        return [
+            make_shutdown(options.seed, number, num_posts=options.posts, deliveries=deliveries) for number in numbers
+        ]
+    faults = (options.kind,) if options.kind else FAULTS
     return [
         make_plan(options.seed, number, num_posts=options.posts, faults=faults, deliveries=deliveries)
         for number in numbers
@@ -70,7 +74,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--runs", type=int, default=20, help="how many (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="another seed, other runs (default: 0)")
     parser.add_argument("--posts", type=int, default=1000, help="posts a run (default: %(default)s)")
-    parser.add_argument("--kind", choices=FAULTS, help="this fault only")
+    parser.add_argument(
+        "--kind", choices=(*FAULTS, SHUTDOWN), help=f"this fault only; {SHUTDOWN} is a shutdown under load"
+    )
     parser.add_argument("--delivery", choices=(*DELIVERIES, "both"), default="both")
     parser.add_argument("--only", type=int, metavar="K", help="run number K alone, as it was among others")
     parser.add_argument("--keep", action="store_true", help="keep the logs of the runs that went well, too")

@@ -36,6 +36,12 @@ FAULTS = tuple(SECONDS)
 DELIVERIES = ("exactly_once", "at_least_once")
 BROKER_FAULTS = ("broker_kill", "broker_stop")
 
+SHUTDOWN = "worker_stop"
+"""SIGTERM, so many seconds after a step at which something else goes amiss: no fault, but a shutdown all the same."""
+AMID_SHUTDOWN = (None, "image_host_slow", "broker_stop", "redis_hang")
+AMID_SHUTDOWN_SECONDS = 8.0
+"""Longer than a shutdown may take."""
+
 LAST_PASSAGE = {"in_join": 4, "after_poll": 12, "after_prepare": 80}
 USUAL_LAST_PASSAGE = 15
 """Up to which passage of a step a fault may wait: a worker doesn't live for many batches here."""
@@ -88,6 +94,13 @@ class Plan:
         """All that strikes at a step; the poison comes in a post."""
         return tuple(strike for strike in (self.primary, *self.secondary) if strike.fault != "poison")
 
+    @property
+    def name(self) -> str:
+        """What it is counted under."""
+        if self.primary.fault != SHUTDOWN:
+            return self.primary.fault
+        return f"{SHUTDOWN} amid {', '.join(each.fault for each in self.secondary) or 'load'}"
+
     def __str__(self) -> str:
         strikes = " ".join(map(str, (self.primary, *self.secondary)))
         return f"seed {self.seed} run {self.number} {self.delivery} {strikes}"
@@ -134,6 +147,28 @@ def make_plan(
         num_poisoned=max(1, num_posts // (50 if fault == "poison" else 500)),
         send_seconds=chance.uniform(3.0, 5.0),
         transaction_seconds=chance.choice((3, 5)),
+    )
+
+
+def make_shutdown(seed: int, number: int, *, num_posts: int = 1000, deliveries: Sequence[str] = DELIVERIES[:1]) -> Plan:
+    """The plan of run `number` of those in which a worker is asked to leave under load, at each step in turn."""
+    chance = random.Random(f"shutdown {seed}/{number}")
+    trouble = AMID_SHUTDOWN[number % len(AMID_SHUTDOWN)]
+    step = STEPS[1:][number // len(AMID_SHUTDOWN) % len(STEPS[1:])]
+    passage = chance.randint(1, LAST_PASSAGE.get(step, USUAL_LAST_PASSAGE) // 2)
+    amid = Strike(fault=trouble, step=step, passage=passage, seconds=AMID_SHUTDOWN_SECONDS) if trouble else None
+    return Plan(
+        seed=seed,
+        number=number,
+        delivery=deliveries[number % len(deliveries)],
+        primary=Strike(fault=SHUTDOWN, step=step, passage=passage, seconds=chance.uniform(0.0, 2.0)),
+        secondary=(amid,) if amid else (),
+        num_workers=chance.randint(1, 2),
+        moves=(),
+        num_posts=num_posts,
+        num_poisoned=1,
+        send_seconds=1.0,
+        transaction_seconds=3,
     )
 
 

@@ -29,7 +29,7 @@ def table(results: Sequence[Result]) -> str:
     """Markdown: a row for each fault and delivery, and a row for all."""
     groups: dict[tuple[str, str], list[Result]] = defaultdict(list)
     for result in results:
-        groups[result.plan.primary.fault, result.plan.delivery].append(result)
+        groups[result.plan.name, result.plan.delivery].append(result)
     rows = [_row(*names, group) for names, group in sorted(groups.items())]
     rows.append(_row("**all**", "", results))
     lines = [COLUMNS, ["---"] * len(COLUMNS), *rows]

@@ -13,7 +13,7 @@ from typing import Any
 from tests.faults.cluster import NUM_PARTITIONS, Cluster
 from tests.faults.crew import SHUTDOWN_SECONDS, Crew, Nest, Worker
 from tests.faults.oracle import OutputReader, Sent, Verdict, judge, uncommitted
-from tests.faults.plan import Plan, Strike
+from tests.faults.plan import SHUTDOWN, Plan, Strike
 from tests.faults.posts import Sender, make_posts
 
 DEADLINE_SECONDS = 120.0
@@ -88,10 +88,9 @@ class Strikes:
         with peer:
             asked = json.loads(peer.makefile().readline())
             with self._lock:
-                fitting = [
+                strikes = [
                     each for each in self._left if (each.step, each.passage) == (asked["step"], asked["passage"])
                 ]
-                strikes = fitting[:1]
                 for strike in strikes:
                     self._left.remove(strike)
             for strike in strikes:
@@ -107,6 +106,8 @@ class Strikes:
             time.sleep(0.01)
         if strike.fault == "worker_kill":
             return self.crew.kill(number, strike.seconds)
+        if strike.fault == SHUTDOWN:
+            return self.crew.stop(number, strike.seconds)
         if strike.fault == "worker_zombie":
             return self.crew.put_to_sleep(number, strike.seconds)
         return self.cluster.strike(strike)

@@ -1,13 +1,17 @@
 """The fault harness's plans: the same from the same seed, and all that can happen does."""
 
+from tests.faults.crew import SHUTDOWN_SECONDS
 from tests.faults.plan import (
+    AMID_SHUTDOWN,
     CHURN_SECONDS,
     DELIVERIES,
     FAULTS,
     SECONDS,
+    SHUTDOWN,
     STEPS,
     all_pairs,
     make_plan,
+    make_shutdown,
     num_runs_for_all,
 )
 
@@ -40,6 +44,18 @@ def test_one_kind_and_one_delivery() -> None:
     ]
     assert {plan.primary.step for plan in plans} == set(STEPS)
     assert {(plan.primary.fault, plan.delivery) for plan in plans} == {("redis_hang", "at_least_once")}
+
+
+def test_a_shutdown_comes_amid_everything_at_every_step() -> None:
+    """Under load alone, with a slow host, with the broker gone and with Redis hanging, for longer than it may take."""
+    plans = [make_shutdown(0, number) for number in range(len(AMID_SHUTDOWN) * (len(STEPS) - 1))]
+    assert {(plan.name, plan.primary.step) for plan in plans} == {
+        (f"{SHUTDOWN} amid {trouble or 'load'}", step) for trouble in AMID_SHUTDOWN for step in STEPS[1:]
+    }
+    for plan in plans:
+        for each in plan.secondary:
+            assert (each.step, each.passage) == (plan.primary.step, plan.primary.passage)
+            assert each.seconds > plan.primary.seconds + SHUTDOWN_SECONDS
 
 
 def test_plans_stay_within_their_bounds() -> None:

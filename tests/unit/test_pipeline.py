@@ -613,14 +613,15 @@ def test_a_shutdown_keeps_its_time_though_nothing_answers() -> None:
         world.sink.may_publish.clear()
         world.source.close = hang  # type: ignore[method-assign]
         world.sink.close = hang  # type: ignore[method-assign]
-        world.send(post(0), post(1))
+        world.send(*map(post, range(20)))
         await world.until(lambda: world.sink.num_waiting == 1)
         world.stop.set()
         start = asyncio.get_running_loop().time()
         await world.running
         assert asyncio.get_running_loop().time() - start < 2 * seconds
 
-    world = run(scenario, shutdown_seconds=seconds)
+    # Full, so that the intake waits for room which nobody gives.
+    world = run(scenario, shutdown_seconds=seconds, room=RoomLimits(max_posts=3))
     assert world.offsets() == []
     assert world.source.committed == {}
 
