@@ -40,12 +40,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run() -> NoReturn:
-    """The program: `main`, then the end of the process, whatever its threads still wait for.
+    """The program: `main`, then the end of the process, whatever its threads still do.
 
-    A look-up of a host's name can't be broken off, and Python would wait for its thread for half a minute.
+    A look-up of a host's name can't be broken off, and Python would wait for its thread for half a minute;
+    a client's daemon thread that logs while the interpreter is taken apart aborts the process.
     """
     status = main()
-    if all(thread.daemon or thread is threading.main_thread() for thread in threading.enumerate()):
+    if threading.active_count() == 1:
         sys.exit(status)
     logging.shutdown()
     with contextlib.suppress(OSError):

@@ -1,18 +1,13 @@
 """The main job on real parts: posts through Kafka, Redis and two workers come out as entity events."""
 
 import json
-import os
 import re
 import signal
 import subprocess
-import sys
 import threading
-import time
-import urllib.request
 import zipfile
 from bz2 import decompress
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -20,98 +15,9 @@ from typing import Any
 
 import jsonschema
 import pytest
-from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from consumers.messages import SCHEMA_FOLDER
-
-NAMETAG = (sys.executable, "-m", "worker.cli")
-
-
-class Worker:
-    """A worker in a process of its own, with its log read as it comes."""
-
-    def __init__(self, environment: dict[str, str]) -> None:
-        self.process = subprocess.Popen(
-            [*NAMETAG, "worker"],
-            env={**_clean_environment(), "NAMETAG_SERVER__PORT": "0", **environment},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self.log: list[str] = []
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self.process.stderr is not None
-        self.log.extend(iter(self.process.stderr.readline, ""))
-
-    @property
-    def address(self) -> str:
-        """The address of the worker's server, once it listens."""
-        return _until(lambda: re.search(r"address=(\S+)", "".join(self.log)), self.told)[1]
-
-    def told(self) -> str:
-        return "".join(self.log[-30:])
-
-    def get(self, path: str) -> str:
-        with urllib.request.urlopen(self.address + path, timeout=5) as response:
-            return str(response.read().decode())
-
-    def metric(self, name: str) -> float:
-        """The sum over all labels of a metric."""
-        lines = re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", self.get("/metrics"), re.MULTILINE)
-        return sum(map(float, lines))
-
-    def wait_ready(self) -> None:
-        def is_ready() -> bool:
-            try:
-                return self.get("/readyz") == "ready\n"
-            except OSError:
-                return False
-
-        _until(is_ready, self.told)
-
-    def wait_partitions(self, count: int) -> None:
-        """Wait until the group has settled on `count` partitions for this worker."""
-
-        def has_count() -> bool:
-            log = "".join(self.log)
-            num_given, num_taken = (
-                sum(line.count("'posts-") for line in re.findall(rf"partitions_{event} partitions=(.*)", log))
-                for event in ("assigned", "revoked")
-            )
-            return num_given - num_taken == count
-
-        _until(has_count, self.told)
-
-    def stop(self) -> int:
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(timeout=60)
-
-
-@contextmanager
-def running(environment: dict[str, str], count: int = 1) -> Iterator[list[Worker]]:
-    workers = [Worker(environment) for _ in range(count)]
-    try:
-        yield workers
-    finally:
-        for worker in workers:
-            if worker.process.poll() is None:
-                worker.process.kill()
-                worker.process.wait()
-
-
-@pytest.fixture
-def environment(kafka_bootstrap: str, redis_url: str, topics: Any) -> dict[str, str]:
-    """The variables of a worker on fresh topics."""
-    return {
-        "NAMETAG_KAFKA__BOOTSTRAP_SERVERS": kafka_bootstrap,
-        "NAMETAG_KAFKA__POSTS_TOPIC": topics.posts,
-        "NAMETAG_KAFKA__ENTITIES_TOPIC": topics.entities,
-        "NAMETAG_KAFKA__DEAD_LETTERS_TOPIC": topics.dead_letters,
-        "NAMETAG_KAFKA__GROUP_ID": f"group-{topics.posts}",
-        "NAMETAG_REDIS__URL": redis_url,
-    }
+from tests.end_to_end.worker_process import NAMETAG, clean_environment, receive, running, send, until
 
 
 @pytest.fixture
@@ -141,13 +47,13 @@ def test_500_real_posts_two_workers(
         for worker in workers:
             worker.wait_ready()
             worker.wait_partitions(2)
-        sent = _send(kafka_bootstrap, topics.posts, posts)
-        events = _receive(kafka_bootstrap, topics.entities, len(posts), workers)
-        _until(lambda: sum(w.metric("nametag_posts_total") for w in workers) == len(posts), workers[0].told)
+        sent = send(kafka_bootstrap, topics.posts, posts)
+        events = receive(kafka_bootstrap, topics.entities, len(posts), workers)
+        until(lambda: sum(w.metric("nametag_posts_total") for w in workers) == len(posts), workers[0].told)
         assert all(worker.metric("nametag_posts_total") > 0 for worker in workers), "one worker did it all"
         assert sum(w.metric("nametag_posts_received_total") for w in workers) == len(posts)
         assert [worker.stop() for worker in workers] == [0, 0]
-    assert not _receive(kafka_bootstrap, topics.dead_letters, 0, workers)
+    assert not receive(kafka_bootstrap, topics.dead_letters, 0, workers)
 
     schema = json.loads((SCHEMA_FOLDER / "entity_event.schema.json").read_text())
     validator = jsonschema.Draft202012Validator(schema)
@@ -188,9 +94,9 @@ def test_bad_messages_have_their_reasons(environment: dict[str, str], topics: An
     ]
     with running(environment) as (worker,):
         worker.wait_ready()
-        _send(kafka_bootstrap, topics.posts, [*bad, *good])
-        letters = _receive(kafka_bootstrap, topics.dead_letters, len(bad), [worker])
-        events = _receive(kafka_bootstrap, topics.entities, len(good), [worker])
+        send(kafka_bootstrap, topics.posts, [*bad, *good])
+        letters = receive(kafka_bootstrap, topics.dead_letters, len(bad), [worker])
+        events = receive(kafka_bootstrap, topics.entities, len(good), [worker])
         assert worker.stop() == 0
     assert {record.value: dict(record.headers)["nametag-reason"] for record in letters} == bad
     bodies = {body["id"]: body for body in (json.loads(record.value) for record in events)}
@@ -206,11 +112,11 @@ def test_a_dead_letter_goes_back_until_it_is_tagged(
     post = json.dumps({"id": "1", "text": "so happy about Paris ! " * 10}).encode()
     with running(environment | {"NAMETAG_MAX_POST_BYTES": "100"}) as (worker,):
         worker.wait_ready()
-        _send(kafka_bootstrap, topics.posts, [post])
-        (first,) = _receive(kafka_bootstrap, topics.dead_letters, 1, [worker])
+        send(kafka_bootstrap, topics.posts, [post])
+        (first,) = receive(kafka_bootstrap, topics.dead_letters, 1, [worker])
         assert "1 letter put back" in _dlq(environment, "retry", "--all")
         # The two letters, and the mark of the first.
-        letters = [each for each in _receive(kafka_bootstrap, topics.dead_letters, 3, [worker]) if each.value]
+        letters = [each for each in receive(kafka_bootstrap, topics.dead_letters, 3, [worker]) if each.value]
         assert worker.stop() == 0
     # Without a key they stand on any partition.
     (second,) = (each for each in letters if (each.partition, each.offset) != (first.partition, first.offset))
@@ -221,7 +127,7 @@ def test_a_dead_letter_goes_back_until_it_is_tagged(
     assert _dlq(environment, "retry", "--all").startswith("0 letters put back")
     with running(environment) as (mended,):
         mended.wait_ready()
-        (event,) = _receive(kafka_bootstrap, topics.entities, 1, [mended])
+        (event,) = receive(kafka_bootstrap, topics.entities, 1, [mended])
         assert mended.stop() == 0
     assert json.loads(event.value)["id"] == "1"
     listed = [json.loads(line) for line in _dlq(environment, "ls", "--json").splitlines()]
@@ -230,7 +136,7 @@ def test_a_dead_letter_goes_back_until_it_is_tagged(
 
 def _dlq(environment: dict[str, str], *arguments: str) -> str:
     command = [*NAMETAG, "dlq", *arguments]
-    told = subprocess.run(command, env=_clean_environment() | environment, capture_output=True, check=True, text=True)
+    told = subprocess.run(command, env=clean_environment() | environment, capture_output=True, check=True, text=True)
     return told.stdout
 
 
@@ -239,12 +145,12 @@ def test_what_was_not_committed_is_read_again(environment: dict[str, str], topic
     posts = [json.dumps({"id": str(n), "text": f"post {n} from Paris"}).encode() for n in range(2000)]
     with running(environment) as (first,):
         first.wait_ready()
-        _send(kafka_bootstrap, topics.posts, posts)
-        _until(lambda: first.metric("nametag_posts_total") > 100, first.told)
+        send(kafka_bootstrap, topics.posts, posts)
+        until(lambda: first.metric("nametag_posts_total") > 100, first.told)
         assert first.stop() == 0
     with running(environment) as (second,):
         second.wait_ready()
-        events = _receive(kafka_bootstrap, topics.entities, len(posts), [second])
+        events = receive(kafka_bootstrap, topics.entities, len(posts), [second])
         assert second.stop() == 0
     ids = [json.loads(record.value)["id"] for record in events]
     assert sorted(ids, key=int) == [str(n) for n in range(2000)]
@@ -265,13 +171,13 @@ def test_a_worker_that_dies_or_sleeps_loses_and_doubles_nothing(
         for worker in (first, second):
             worker.wait_ready()
             worker.wait_partitions(2)
-        _send(kafka_bootstrap, topics.posts, posts)
-        _until(lambda: first.metric("nametag_posts_total") > 50, first.told)
+        send(kafka_bootstrap, topics.posts, posts)
+        until(lambda: first.metric("nametag_posts_total") > 50, first.told)
         first.process.send_signal(fault)
         if fault is signal.SIGSTOP:
             second.wait_partitions(4)
             first.process.send_signal(signal.SIGCONT)
-        events = _receive(kafka_bootstrap, topics.entities, len(posts), [second])
+        events = receive(kafka_bootstrap, topics.entities, len(posts), [second])
         assert second.stop() == 0
         if fault is signal.SIGSTOP:
             assert first.stop() == 0
@@ -291,7 +197,7 @@ def test_what_is_missing_is_said_in_one_sentence(variables: dict[str, str], told
     """No broker, no checkpoint, a wrong setting: one sentence with what to do, and a non-zero exit."""
     done = subprocess.run(
         [*NAMETAG, "worker"],
-        env={**_clean_environment(), "NAMETAG_SERVER__PORT": "0", **variables},
+        env={**clean_environment(), "NAMETAG_SERVER__PORT": "0", **variables},
         capture_output=True,
         text=True,
         timeout=60,
@@ -339,46 +245,3 @@ def _archived(shared_data: Path, origin: str, count: int) -> list[bytes]:
                     photo = rb'https?:(?:\\/|/){2}pbs\.twimg\.com(?:\\/|/)media(?:\\/|/)[^"]+'
                     tweets.append(re.sub(photo, url.replace(b"\\", rb"\\"), line))
     return tweets
-
-
-def _send(bootstrap: str, topic: str, values: list[bytes]) -> list[tuple[int, int]]:
-    """Send `values` round the four partitions; gives where each stands."""
-    producer = KafkaProducer(bootstrap_servers=bootstrap)
-    futures = [producer.send(topic, value=value, partition=n % 4) for n, value in enumerate(values)]
-    producer.flush()
-    sent = [future.get(timeout=30) for future in futures]
-    producer.close()
-    return [(metadata.partition, metadata.offset) for metadata in sent]
-
-
-def _receive(bootstrap: str, topic: str, count: int, workers: list[Worker]) -> list[Any]:
-    """All records of `topic`, once there are `count` and half a second has brought no more."""
-    consumer = KafkaConsumer(
-        bootstrap_servers=bootstrap, auto_offset_reset="earliest", isolation_level="read_committed"
-    )
-    consumer.assign([TopicPartition(topic, n) for n in consumer.partitions_for_topic(topic)])
-    records: list[Any] = []
-    deadline = time.monotonic() + 180
-    while time.monotonic() < deadline:
-        new = [record for batch in consumer.poll(timeout_ms=500).values() for record in batch]
-        records += new
-        if not new and len(records) >= count:
-            break
-        failed = [worker for worker in workers if worker.process.poll() not in (None, 0)]
-        assert not failed, failed[0].told()
-    consumer.close()
-    assert len(records) == count, f"{len(records)} of {count} on {topic}\n" + workers[0].told()
-    return records
-
-
-def _until(ready: Any, told: Any, seconds: float = 60) -> Any:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if result := ready():
-            return result
-        time.sleep(0.05)
-    raise AssertionError(f"not within {seconds:g} s\n{told()}")
-
-
-def _clean_environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith("NAMETAG_")}

@@ -64,13 +64,18 @@ def test_an_unknown_scheme_is_refused(capsys: pytest.CaptureFixture[str]) -> Non
     assert "owoputi_hash_split" in capsys.readouterr().err
 
 
-def test_the_process_ends_whatever_its_threads_wait_for() -> None:
-    """A thread that can't be broken off, as one that looks up a name, doesn't keep the process, nor what it said."""
-    code = """
-import threading, time
+@pytest.mark.parametrize("daemon", [False, True])
+def test_the_process_ends_whatever_its_threads_do(daemon: bool) -> None:
+    """A look-up that can't be broken off doesn't keep the process, a client that logs on doesn't abort it."""
+    code = f"""
+import sys, threading, time
 import worker.cli
+def go_on():
+    while {daemon}:
+        sys.stderr.write("still here ")
+    time.sleep(60)
 def main():
-    threading.Thread(target=time.sleep, args=(60,)).start()
+    threading.Thread(target=go_on, daemon={daemon}).start()
     print("said")
     return 3
 worker.cli.main = main
