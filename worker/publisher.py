@@ -98,8 +98,8 @@ class Publisher:
         try:
             async with self._publishing:
                 await self._publish(partitions)
-        except (PublishAborted, PublishUnsettled) as error:
-            # The next owner reads from the last commit, whichever that is.
+        except WorkerError as error:
+            # The next owner reads from the last commit, whichever that is. What ends the worker is told elsewhere.
             log.warning("publish_given_up", extra={"reason": str(error)})
         finally:
             # Also at the rebalance's deadline: what is no longer ours must not be published later on.
