@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.faults.plan import DELIVERIES, FAULTS, SHUTDOWN, Plan, make_plan, make_shutdown
+from tests.faults.plan import DELIVERIES, FAULTS, SHUTDOWN, Plan, make_bounces, make_plan, make_shutdown
 
 if TYPE_CHECKING:
     from tests.faults.run import Result
@@ -55,6 +55,11 @@ def run_all(plans: list[Plan], folder: Path, *, keep: bool = False) -> "list[Res
 def _plans(options: argparse.Namespace) -> list[Plan]:
     numbers = [options.only] if options.only is not None else range(options.runs)
     deliveries = DELIVERIES if options.delivery == "both" else (options.delivery,)
+    if options.bounces:
+        return [
+            make_bounces(options.seed, number, count=options.bounces, deliveries=deliveries)
+            for number in range(len(deliveries))
+        ]
     if options.kind == SHUTDOWN:
         return [
             make_shutdown(options.seed, number, num_posts=options.posts, deliveries=deliveries) for number in numbers
@@ -78,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
         "--kind", choices=(*FAULTS, SHUTDOWN), help=f"this fault only; {SHUTDOWN} is a shutdown under load"
     )
     parser.add_argument("--delivery", choices=(*DELIVERIES, "both"), default="both")
+    parser.add_argument("--bounces", type=int, metavar="N", help="instead: a run in which the broker goes N times")
     parser.add_argument("--only", type=int, metavar="K", help="run number K alone, as it was among others")
     parser.add_argument("--keep", action="store_true", help="keep the logs of the runs that went well, too")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every run's result here")

@@ -42,6 +42,10 @@ AMID_SHUTDOWN = (None, "image_host_slow", "broker_stop", "redis_hang")
 AMID_SHUTDOWN_SECONDS = 8.0
 """Longer than a shutdown may take."""
 
+POSTS_A_BOUNCE = 250
+SECONDS_A_BOUNCE = 8.0
+"""How long the broker takes to be gone and to come back, with a moment's work in between."""
+
 LAST_PASSAGE = {"in_join": 4, "after_poll": 12, "after_prepare": 80}
 USUAL_LAST_PASSAGE = 15
 """Up to which passage of a step a fault may wait: a worker doesn't live for many batches here."""
@@ -88,6 +92,8 @@ class Plan:
     num_poisoned: int
     send_seconds: float
     transaction_seconds: int
+    bounces: tuple[Strike, ...] = ()
+    """What strikes the broker by the clock, one after another, each as soon as the last is healed."""
 
     @property
     def strikes(self) -> tuple[Strike, ...]:
@@ -97,12 +103,14 @@ class Plan:
     @property
     def name(self) -> str:
         """What it is counted under."""
+        if self.bounces:
+            return f"{len(self.bounces)} broker bounces"
         if self.primary.fault != SHUTDOWN:
             return self.primary.fault
         return f"{SHUTDOWN} amid {', '.join(each.fault for each in self.secondary) or 'load'}"
 
     def __str__(self) -> str:
-        strikes = " ".join(map(str, (self.primary, *self.secondary)))
+        strikes = " ".join(map(str, self.bounces or (self.primary, *self.secondary)))
         return f"seed {self.seed} run {self.number} {self.delivery} {strikes}"
 
 
@@ -169,6 +177,29 @@ def make_shutdown(seed: int, number: int, *, num_posts: int = 1000, deliveries: 
         num_poisoned=1,
         send_seconds=1.0,
         transaction_seconds=3,
+    )
+
+
+def make_bounces(seed: int, number: int, *, count: int, deliveries: Sequence[str] = DELIVERIES[:1]) -> Plan:
+    """The plan of a run in which nothing but the broker goes, by turns killed and stopped, `count` times in a row."""
+    chance = random.Random(f"bounces {seed}/{number}")
+    bounces = tuple(
+        Strike(fault=BROKER_FAULTS[turn % 2], step="by the clock", passage=turn + 1, seconds=chance.uniform(0.0, 2.0))
+        for turn in range(count)
+    )
+    return Plan(
+        seed=seed,
+        number=number,
+        delivery=deliveries[number % len(deliveries)],
+        primary=Strike(fault="poison", step="in_tag", passage=1, seconds=0.0),
+        secondary=(),
+        num_workers=2,
+        moves=(),
+        num_posts=count * POSTS_A_BOUNCE,
+        num_poisoned=count,
+        send_seconds=count * SECONDS_A_BOUNCE,
+        transaction_seconds=5,
+        bounces=bounces,
     )
 
 

@@ -13,11 +13,13 @@ from typing import Any
 from tests.faults.cluster import NUM_PARTITIONS, Cluster
 from tests.faults.crew import SHUTDOWN_SECONDS, Crew, Nest, Worker
 from tests.faults.oracle import OutputReader, Sent, Verdict, judge, uncommitted
-from tests.faults.plan import SHUTDOWN, Plan, Strike
+from tests.faults.plan import SECONDS_A_BOUNCE, SHUTDOWN, Plan, Strike
 from tests.faults.posts import Sender, make_posts
 
 DEADLINE_SECONDS = 120.0
 SESSION_SECONDS = 3
+OUTPUTS_A_BOUNCE = 100
+"""How much has to come out before the broker is bounced once more."""
 WAKING_SECONDS = 0.5
 """How long a zombie that was woken at the end may try to publish before all are asked to leave."""
 
@@ -138,10 +140,16 @@ def run_plan(plan: Plan, cluster: Cluster, nest: Nest, folder: Path, *, keep: bo
         topics["posts"],
     )
     problems: list[str] = []
+    bouncer = threading.Thread(target=_bounce, args=(plan, cluster, reader, strikes.hits), daemon=True)
+    bouncer.start()
     try:
-        while len(reader.seen) < plan.num_posts and time.monotonic() < began + DEADLINE_SECONDS:
+        deadline = began + DEADLINE_SECONDS + 2 * len(plan.bounces) * SECONDS_A_BOUNCE
+        while len(reader.seen) < plan.num_posts and time.monotonic() < deadline:
             crew.tend(can_join=cluster.broker_is_up)
             reader.poll()
+        bouncer.join(1)
+        if bouncer.is_alive():
+            problems.append("the workers were not back between two bounces")
         sent = sender.sent()
         is_struck = strikes.is_primary_struck()
         strikes.close()
@@ -179,6 +187,17 @@ def run_plan(plan: Plan, cluster: Cluster, nest: Nest, folder: Path, *, keep: bo
     else:
         shutil.rmtree(folder, ignore_errors=True)
     return result
+
+
+def _bounce(plan: Plan, cluster: Cluster, reader: OutputReader, hits: list[str]) -> None:
+    num_seen = 0
+    for strike in plan.bounces:
+        # Only after some work was done since the last: that the workers are back is the point.
+        while len(reader.seen) < min(num_seen + OUTPUTS_A_BOUNCE, plan.num_posts):
+            time.sleep(0.05)
+        num_seen = len(reader.seen)
+        if cluster.strike(strike):
+            hits.append(f"{time.strftime('%H:%M:%S')} {strike}")
 
 
 def _variables(plan: Plan, cluster: Cluster, topics: dict[str, str]) -> dict[str, str]:
