@@ -62,7 +62,7 @@ class PipelineConfig:
     include_text: bool = True
     include_attention: bool = False
     shutdown_seconds: float = 20.0
-    flush_seconds: float = 0.1
+    flush_seconds: float = 0.25
     room: RoomLimits = RoomLimits()
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 class RoomLimits:
     """How much may be under way between intake and acknowledgement."""
 
-    max_posts: int = 512
+    max_posts: int = 1024
     max_bytes: int = 64 * 1024 * 1024
 
     def __post_init__(self) -> None:

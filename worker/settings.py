@@ -153,7 +153,7 @@ class Settings(BaseSettings):
     max_post_bytes: int = Field(256 * 1024, gt=0, description="The largest message to read as a post, in bytes.")
     max_post_tokens: int = Field(5000, gt=0, description="The longest post to tag, in tokens.")
     max_in_flight_posts: int = Field(
-        512, gt=0, description="How many posts may be under way, from being read to being acknowledged."
+        1024, gt=0, description="How many posts may be under way, from being read to being acknowledged."
     )
     max_in_flight_bytes: int = Field(
         64 * 1024 * 1024, gt=0, description="How many bytes the posts under way may have together."
@@ -164,7 +164,7 @@ class Settings(BaseSettings):
         description="How many seconds a shutdown may take: what is under way, the last commit, the goodbyes.",
     )
     flush_seconds: float = Field(
-        0.1,
+        0.25,
         ge=0,
         description="The least seconds between two publications, under load; more is cheaper, and later.",
     )
