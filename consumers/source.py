@@ -4,6 +4,9 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+MESSAGE_BYTES = 500
+"""About what a message of nothing takes in memory."""
+
 
 class Partition(NamedTuple):
     """One partition of a topic. A file or a pipe is a topic of its own with a single partition 0."""
@@ -42,8 +45,9 @@ class Message:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of key and value."""
-        return len(self.key or b"") + len(self.value or b"")
+        """Bytes of key, value and headers, and what a message costs besides."""
+        headers = sum(len(name) + len(value) for name, value in self.headers)
+        return len(self.key or b"") + len(self.value or b"") + headers + MESSAGE_BYTES
 
 
 Offsets = Mapping[Partition, int]

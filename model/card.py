@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from model.captions import harmless
 from model.checkpoint import FORMAT_VERSION, Checkpoint, load
 from model.mentions import Mentions
 
@@ -98,7 +99,10 @@ def render(card: Card) -> str:
         ("versions", card.versions or {"": "not kept"}),
     ]
     return "\n\n".join(
-        "\n".join([title, *(f"  {name:{_WIDTH}}{value}" for name, value in lines.items())]) for title, lines in sections
+        "\n".join(
+            [harmless(title), *(f"  {harmless(name):{_WIDTH}}{harmless(str(told))}" for name, told in lines.items())]
+        )
+        for title, lines in sections
     )
 
 

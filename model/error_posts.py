@@ -15,6 +15,7 @@ from torch import Tensor
 from model.captions import NamedSpan
 from model.data import Dataset, ImageFolder, Sentence
 from model.error_groups import Evidence, Group, GroupRules, PictureReport
+from model.errors import PictureError
 from model.features import load_pixels
 from model.inference import TaggedSpan, Tagging, TaggingInput
 from model.labels import spans_of
@@ -186,7 +187,7 @@ def _look(
             continue
         try:
             pixels.append(torch.from_numpy(load_pixels(path)))
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # broken: as good as missing
+        except PictureError:  # broken: as good as missing
             continue
         rows.append(row)
         paths.append(path)

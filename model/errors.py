@@ -2,6 +2,7 @@
 
 ModelError
 ├── DataError        a data set, label file or image folder can't be used
+├── PictureError     a picture can't be read, and counts as missing
 ├── CheckpointError  a checkpoint can't be read, or doesn't fit the model
 └── TaggingError     one post can't be tagged
 """
@@ -13,6 +14,10 @@ class ModelError(Exception):
 
 class DataError(ModelError):
     """A data set, a label file or an image folder can't be used."""
+
+
+class PictureError(ModelError):
+    """A picture is damaged, too large, or none at all."""
 
 
 class CheckpointError(ModelError):

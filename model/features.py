@@ -13,7 +13,12 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from model.data import ImageFolder
+from model.errors import PictureError
 from model.tower import IMAGE_SIZE, MICRO_BATCH, Tower
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "BMP", "TIFF")
+"""Told by content, not by name: Pillow would start other programs for some of the rest."""
+MAX_PIXELS = 50_000_000
 
 
 @dataclass(slots=True)
@@ -76,12 +81,20 @@ class FeatureFolder:
 
 
 def load_pixels(path: Path) -> np.ndarray:
-    """RGB pixels (3, 224, 224) in uint8: turned as EXIF says, resized without a crop. Raises an OSError."""
-    with Image.open(path) as image:
-        image.draft("RGB", (2 * IMAGE_SIZE, 2 * IMAGE_SIZE))
-        upright = ImageOps.exif_transpose(image).convert("RGB")
-        small = upright.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BILINEAR)
-        return np.ascontiguousarray(np.asarray(small, dtype=np.uint8).transpose(2, 0, 1))
+    """RGB pixels (3, 224, 224) in uint8: turned as EXIF says, resized without a crop. Raises `PictureError`."""
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise PictureError(f"{path.name} has over {MAX_PIXELS:,} pixels")
+            image.draft("RGB", (2 * IMAGE_SIZE, 2 * IMAGE_SIZE))
+            upright = ImageOps.exif_transpose(image).convert("RGB")
+            small = upright.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BILINEAR)
+            return np.ascontiguousarray(np.asarray(small, dtype=np.uint8).transpose(2, 0, 1))
+    except PictureError:
+        raise
+    except Exception as error:
+        # Pillow's plug-ins raise nearly anything on damaged data: OSError, SyntaxError, RuntimeError, …
+        raise PictureError(f"{path.name} is damaged, or no picture: {type(error).__name__}") from error
 
 
 def compute_features(
@@ -104,7 +117,7 @@ def compute_features(
             try:
                 waiting.append((identity, digest, load_pixels(path)))
                 features.files[identity] = path
-            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            except PictureError:
                 features.num_broken += 1
         if waiting and (len(waiting) == MICRO_BATCH or number == len(trusted)):
             for identity_seen, digest_seen, seen in _look(tower, waiting):

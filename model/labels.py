@@ -66,12 +66,12 @@ def split_tag(tag: str) -> tuple[str, str]:
     """Split ``B-PER`` into ``B`` and ``PER``; O has no type, the empty string.
 
     Raises:
-        ValueError: it isn't an IOB2 tag.
+        ValueError: it isn't an IOB2 tag, or its type can't be printed.
     """
     if tag == OUTSIDE:
         return OUTSIDE, ""
     prefix, dash, type_ = tag.partition("-")
-    if prefix not in ("B", "I") or not dash or not type_:
+    if prefix not in ("B", "I") or not dash or not type_ or not type_.isprintable():
         raise ValueError(f"{tag!r} is not an IOB2 tag: O, B-TYPE or I-TYPE")
     return prefix, type_
 

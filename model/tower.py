@@ -92,6 +92,7 @@ class LearningTower(nn.Module):
     def write(self, path: Path) -> None:
         """Write the weights for `build_tower`, and renew the tower's digest."""
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.tower.network.state_dict().items()}
+        path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}")
         safetensors.torch.save_file(state, temporary)
         temporary.replace(path)

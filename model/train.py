@@ -58,14 +58,19 @@ def train(config: TrainConfig, *, resume: bool = False) -> TrainResult:
         if resume:
             training.standing = training.resume_file.read()
         losses: list[float] = []
+        is_whole = False
         try:
             training.run(losses)
+            is_whole = True
         except KeyboardInterrupt:
             if training.standing.best_f1 < 0:
                 raise
             report.say("interrupted: the best so far is kept; --resume goes on where the last whole epoch ended")
         if ranks.is_first:
             training.calibrate()
+            if is_whole:
+                # The last, so that whatever cuts the end off leaves something to resume.
+                training.resume_file.remove()
     standing = training.standing
     return TrainResult(
         path=config.out,
@@ -135,16 +140,15 @@ class _Training:
         config, report = self._config, self._report
         report.begin(self.standing.num_epochs, config.max_epochs)
         for epoch in range(self.standing.num_epochs, config.max_epochs):
+            # At the head, so that a training which was cut off at its end doesn't resume past it.
+            if epoch and epoch - 1 - self.standing.best_epoch >= config.patience:
+                break
             started = time.monotonic()
             rate = learning_rate(config, epoch)
             losses.append(self._run_epoch(epoch, rate))
             f1 = self._ranks.agree(self._validate(epoch) if self._ranks.is_first else 0.0)
             seconds = time.monotonic() - started
             report.epoch_done(epoch, loss=losses[-1], f1=f1, rate=rate, seconds=seconds)
-            if epoch - self.standing.best_epoch >= config.patience:
-                break
-        if self._ranks.is_first:
-            self.resume_file.remove()
 
     def calibrate(self) -> None:
         """Fit the kept checkpoint's temperature on the validation set, and write it anew."""

@@ -7,6 +7,7 @@ from typing import Any, Literal, Self, get_args
 
 from model.corpora import Corpus
 from model.errors import DataError
+from model.tokenizer import Scheme
 
 Optimiser = Literal["sgd", "adamw"]
 Schedule = Literal["hyperbolic", "linear"]
@@ -84,6 +85,8 @@ class TrainConfig:
         for name, known in (("optimiser", get_args(Optimiser)), ("schedule", get_args(Schedule))):
             if getattr(self, name) not in known:
                 raise DataError(f"{name} must be {' or '.join(known)}, not {getattr(self, name)!r}")
+        if self.scheme not in tuple(Scheme):
+            raise DataError(f"scheme must be {' or '.join(Scheme)}, not {self.scheme!r}")
         for name in ("batch_size", "max_epochs", "patience"):
             if getattr(self, name) < 1:
                 raise DataError(f"{name} must be at least 1, not {getattr(self, name)}")

@@ -85,7 +85,9 @@ class Publisher:
                 await self._pause(num_failures, error)
                 await self._read_again(forget_arrived)
             else:
-                num_failures = 0
+                if offsets:
+                    # After a rewind there is nothing to publish at first, which is no success.
+                    num_failures = 0
                 # Outside the lock: a rebalance that waits for the lock must not wait for its own commit.
                 if offsets and not self._sink.commits_offsets:
                     await self._source.commit(offsets)
@@ -104,11 +106,10 @@ class Publisher:
         finally:
             # Also at the rebalance's deadline: what is no longer ours must not be published later on.
             dropped = self._ledger.forget(partitions)
+            acknowledged = {p: self._acknowledged.pop(p) for p in partitions if p in self._acknowledged}
             await self._drop(dropped)
         log.info("gave_up", extra={"partitions": sorted(map(str, partitions)), "num_dropped": len(dropped)})
-        return {
-            partition: self._acknowledged.pop(partition) for partition in partitions if partition in self._acknowledged
-        }
+        return acknowledged
 
     async def commit_last(self) -> None:
         """Commit what was published, at the end, once the publication under way is over."""

@@ -51,7 +51,9 @@ class KafkaTable(Table):
     dead_letters_topic: str = Field("dead-letters", description="The topic for messages that can't be tagged.")
     group_id: str = Field("nametag", description="The consumer group; workers of one group share the partitions.")
     group_instance_id: str | None = Field(
-        None, description="A name that outlives a restart, unlike any other worker's: then no rebalance follows one."
+        None,
+        min_length=1,
+        description="A name that outlives a restart, unlike any other worker's: then no rebalance follows one.",
     )
     delivery: Literal["exactly_once", "at_least_once"] = Field(
         "exactly_once", description="Whether events and offsets are committed in one transaction, or one after another."

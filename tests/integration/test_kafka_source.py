@@ -81,6 +81,26 @@ def test_receives_each_partition_in_order(make_source: Make, send: Callable[[int
     assert {m.epoch for m in messages} == {1}
 
 
+@pytest.mark.parametrize("codec", ["gzip", "snappy", "lz4", "zstd"])
+def test_reads_what_any_producer_compresses(codec: str, make_source: Make, kafka_bootstrap: str, topics: Any) -> None:
+    """Every codec of Kafka, in batches that are really compressed: one that can't be read would end every worker."""
+
+    async def run() -> list[Message]:
+        source = make_source()
+        await source.start(nothing_to_commit)
+        try:
+            return await receive(source, 50)
+        finally:
+            await source.close()
+
+    producer = KafkaProducer(bootstrap_servers=kafka_bootstrap, compression_type=codec, linger_ms=50)
+    values = [b"%d " % number + b"so happy about Phoenix ! " * 400 for number in range(50)]
+    for value in values:
+        producer.send(topics.posts, value, partition=0)
+    producer.close(timeout=10)
+    assert [message.value for message in asyncio.run(run())] == values
+
+
 def test_resumes_after_the_commit(make_source: Make, send: Callable[[int], None]) -> None:
     """A second start reads what came after the commit, and nothing from before it."""
 

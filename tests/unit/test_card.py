@@ -41,6 +41,17 @@ def test_the_card_tells_everything(
     assert notes["mentions"] not in text
 
 
+def test_what_a_trainer_told_can_not_command_the_terminal(
+    tmp_path: Path, small_checkpoint: Callable[..., Checkpoint]
+) -> None:
+    """Whatever stands in the notes is shown, and obeyed by nothing."""
+    path = tmp_path / "card.safetensors"
+    save(small_checkpoint(notes={"\x1b]0;owned\x07": "\x1b[31mred", "part": {"\x1b[2J": "\x9b1m"}}), path)
+    text = render(read_card(path))
+    assert "owned" in text and "red" in text
+    assert not {"\x1b", "\x07", "\x9b"} & set(text)
+
+
 def test_a_text_only_checkpoint_names_no_tower(small_path: Path) -> None:
     """A variant that looks at no picture has no tower to tell of."""
     card = read_card(small_path)

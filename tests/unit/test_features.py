@@ -1,5 +1,6 @@
 """Pictures' features: looked at once, and not at all where the picture can't be trusted."""
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,8 @@ import torch
 from PIL import Image
 
 from model.data import ImageFolder
-from model.features import FeatureFolder, compute_features
+from model.errors import PictureError
+from model.features import FeatureFolder, compute_features, load_pixels
 
 
 class CountingTower:
@@ -42,6 +44,24 @@ def test_counts(pictures: ImageFolder) -> None:
     assert sorted(features.by_id) == [f"p{number}" for number in range(10) if number != 3]
     assert all(features.of(name) is None for name in ("none", "broken", "copy", "p3", None))
     assert str(features) == "9 pictures; missing 1, broken 1, duplicated 2"
+
+
+def test_whatever_is_wrong_with_a_picture_is_one_error(tmp_path: Path) -> None:
+    """Also what Pillow raises for a broken AVIF, a picture of too many pixels, and a format that isn't on the list."""
+    good = tmp_path / "good.avif"
+    Image.new("RGB", (64, 64), (9, 9, 9)).save(good)
+    whole = good.read_bytes()
+    assert load_pixels(good).shape == (3, 224, 224)
+    for number in range(0, len(whole) - 8, 7):
+        path = tmp_path / "bad.jpg"
+        path.write_bytes(whole[:number] + b"\xff" * 8 + whole[number + 8 :])
+        with contextlib.suppress(PictureError):
+            load_pixels(path)
+    Image.new("1", (10_000, 6_000)).save(tmp_path / "large.png")
+    (tmp_path / "script.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
+    for name in ("large.png", "script.jpg"):
+        with pytest.raises(PictureError, match=name):
+            load_pixels(tmp_path / name)
 
 
 def test_kept_features(pictures: ImageFolder, tmp_path: Path) -> None:

@@ -32,7 +32,19 @@ def test_unknown_tag() -> None:
         LabelSet.of_types(["A"]).index("B-X")
 
 
-@pytest.mark.parametrize("tags", [(), ("B-A", "I-A"), ("O", "O"), ("O", "B-A"), ("O", "I-A"), ("O", "A"), ("O", "S-A")])
+@pytest.mark.parametrize(
+    "tags",
+    [
+        (),
+        ("B-A", "I-A"),
+        ("O", "O"),
+        ("O", "B-A"),
+        ("O", "I-A"),
+        ("O", "A"),
+        ("O", "S-A"),
+        ("O", "B-\x1b[31mA", "I-\x1b[31mA"),
+    ],
+)
 def test_bad_label_sets(tags: tuple[str, ...]) -> None:
     """A label set without O first, or without both tags of a type, is refused."""
     with pytest.raises(ValueError):

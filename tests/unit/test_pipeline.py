@@ -343,6 +343,22 @@ def test_what_nobody_knows_the_fate_of_is_read_again() -> None:
     assert world.count("nametag_posts_in_flight") == 0
 
 
+def test_the_pause_grows_while_nobody_knows(caplog: pytest.LogCaptureFixture) -> None:
+    """Publications that stay unsettled are tried at growing intervals, though each is read again in between."""
+
+    async def scenario(world: World) -> None:
+        world.sink.error = PublishUnsettled("the commit was not answered")
+        for epoch in range(3):
+            message = post(0)
+            world.send(Message(position=message.position, value=message.value, epoch=epoch))
+            await world.until(lambda: world.rewinds == epoch + 1)  # noqa: B023  # awaited at once
+
+    with caplog.at_level("WARNING", "nametag.pipeline"):
+        run(scenario, flush_seconds=0)
+    failures = [record.num_failures for record in caplog.records if record.message == "publish_retried"]
+    assert failures == [1, 2, 3]
+
+
 def test_what_a_rebalance_could_not_wait_for_is_not_published_later() -> None:
     """A revoke that ends at its deadline amid a publication forgets the posts, and the source reads again."""
 

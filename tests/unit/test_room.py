@@ -4,7 +4,16 @@ import asyncio
 
 import pytest
 
+from consumers.source import Message, Partition, Position
 from worker.room import Room, RoomLimits
+
+
+def test_headers_take_room_too() -> None:
+    """A message is as large as all of it, or its sender could fill the memory by headers alone."""
+    position = Position(Partition("posts", 0), 0)
+    bare = Message(position=position, value=b"12")
+    assert Message(position=position, value=b"12", headers=(("name", b"x" * 900),)).num_bytes == bare.num_bytes + 904
+    assert bare.num_bytes > 2
 
 
 def test_the_intake_waits_for_room() -> None:

@@ -94,6 +94,27 @@ def test_resuming_is_exact(
     assert not config_resume.exists()
 
 
+def test_an_end_that_is_cut_off_is_resumed(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the temperature couldn't be fitted, the training goes on from there: no epoch more, and nothing lost."""
+    config = replace(config, patience=1)
+    whole = train(config)
+    state = load(Path(config.out))[0]
+    with monkeypatch.context() as patched:
+        patched.setattr("model.train.fit_temperature", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            train(config)
+    again = train(config, resume=True)
+    assert again.losses == ()
+    assert (again.best_f1, again.best_epoch, again.num_epochs) == (whole.best_f1, whole.best_epoch, whole.num_epochs)
+    assert load(Path(config.out))[0].temperature == state.temperature
+
+
+def test_a_scheme_that_is_none_is_told_at_once(config: TrainConfig) -> None:
+    """And not after an epoch."""
+    with pytest.raises(DataError, match=r"scheme must be owoputi or .*, not 'foo'"):
+        replace(config, scheme="foo")
+
+
 def test_nothing_to_resume(config: TrainConfig) -> None:
     """Without a resume file, or with one of another configuration, resuming is refused."""
     with pytest.raises(CheckpointError, match="can't be resumed"):
