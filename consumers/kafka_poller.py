@@ -30,6 +30,7 @@ from consumers.kafka_connection import (
 from consumers.kafka_contact import Contact
 from consumers.kafka_progress import Progress
 from consumers.kafka_rebalance import RebalanceListener
+from consumers.kafka_records import accept_any_header_name
 from consumers.source import Message, Partition, Position
 
 log = logging.getLogger("nametag.kafka")
@@ -162,6 +163,7 @@ class KafkaPoller:
 
     def _subscribe(self, deadline: float) -> KafkaConsumer:
         config = self._config
+        accept_any_header_name()
         assignor = TruthfulAssignor()
         try:
             consumer = KafkaConsumer(

@@ -11,6 +11,7 @@ from kafka.errors import KafkaError
 
 from consumers.errors import SourceUnavailable
 from consumers.kafka_connection import KafkaConnection, explain_unreachable, wait_reachable
+from consumers.kafka_records import accept_any_header_name
 from consumers.source import Message, Offsets, Partition, Position
 
 START_SECONDS = 10.0
@@ -143,6 +144,7 @@ class KafkaReader:
 
 
 def _connect(connection: KafkaConnection, isolation: str) -> Any:
+    accept_any_header_name()
     wait_reachable(connection, START_SECONDS)
     try:
         return KafkaConsumer(

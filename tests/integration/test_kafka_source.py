@@ -101,6 +101,32 @@ def test_reads_what_any_producer_compresses(codec: str, make_source: Make, kafka
     assert [message.value for message in asyncio.run(run())] == values
 
 
+def test_a_header_whose_name_is_no_text_stops_nobody(make_source: Make, kafka_bootstrap: str, topics: Any) -> None:
+    """One such record, which any producer may write, ended every worker of the group, and again at each restart."""
+
+    class NoText(str):
+        def encode(self, *_: Any) -> bytes:
+            return b"\xff\xfe"
+
+    async def run() -> list[Message]:
+        source = make_source()
+        await source.start(nothing_to_commit)
+        try:
+            return await receive(source, 3)
+        finally:
+            await source.close()
+
+    producer = KafkaProducer(bootstrap_servers=kafka_bootstrap, linger_ms=50)
+    for name in ("before", NoText("x"), "after"):
+        producer.send(topics.posts, b"a post", headers=[(name, b"1")], partition=0)
+    producer.close(timeout=10)
+    assert [message.headers for message in asyncio.run(run())] == [
+        (("before", b"1"),),
+        (("\\xff\\xfe", b"1"),),
+        (("after", b"1"),),
+    ]
+
+
 def test_resumes_after_the_commit(make_source: Make, send: Callable[[int], None]) -> None:
     """A second start reads what came after the commit, and nothing from before it."""
 
