@@ -86,6 +86,7 @@ class KafkaPoller:
         self._intake_stopped = threading.Event()
         self._closing = threading.Event()
         self._is_full = False
+        self._topic_checked_at = time.monotonic()
         self._thread: threading.Thread | None = None
 
     def start(self, started: asyncio.Future[None]) -> None:
@@ -128,6 +129,7 @@ class KafkaPoller:
                 self._poll(consumer)
                 self._commits.send(consumer)
                 self._rewind_if_asked(consumer)
+                self._check_topic(consumer)
                 if self._progress.is_stalled:
                     consumer = self._restart(consumer)
             self._see_commits_through(consumer)
@@ -187,10 +189,7 @@ class KafkaPoller:
             while not consumer.partitions_for_topic(config.topic):
                 is_over = time.monotonic() > deadline and is_known_missing(self._connection, config.topic)
                 if is_over or self._closing.is_set():
-                    raise SourceUnavailable(
-                        f"the topic {config.topic} does not exist at {self._connection} (or may not be "
-                        "seen by this user); create it, or set kafka.posts_topic"
-                    )
+                    raise self._missing()
                 time.sleep(0.2)
             self._rebalance.consumer = consumer
             assignor.held = consumer.assignment
@@ -217,6 +216,22 @@ class KafkaPoller:
         if messages and not self._intake_stopped.is_set():
             self._buffer.count(messages)
             self._side.post(self._side.deliver, messages)
+
+    def _check_topic(self, consumer: KafkaConsumer) -> None:
+        """A member without partitions is a spare, or its topic was deleted. Raises `SourceUnavailable` then."""
+        now = time.monotonic()
+        if consumer.assignment():
+            self._topic_checked_at = now
+        elif now - self._topic_checked_at > self._config.stall_seconds / 2:
+            self._topic_checked_at = now
+            if is_known_missing(self._connection, self._config.topic):
+                raise self._missing()
+
+    def _missing(self) -> SourceUnavailable:
+        return SourceUnavailable(
+            f"the topic {self._config.topic} does not exist at {self._connection} (or may not be "
+            "seen by this user); create it, or set kafka.posts_topic"
+        )
 
     def _see_commits_through(self, consumer: KafkaConsumer) -> None:
         """See a rebalance through, which refuses commits: what is left uncommitted would be published a second time."""

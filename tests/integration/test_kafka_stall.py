@@ -9,7 +9,9 @@ from uuid import uuid4
 
 import pytest
 from kafka import KafkaConsumer, KafkaProducer
+from kafka.admin import KafkaAdminClient
 
+from consumers.errors import SourceUnavailable
 from consumers.kafka import KafkaConnection, KafkaSource, KafkaSourceConfig
 from consumers.source import Message, Offsets, Partition
 
@@ -109,6 +111,30 @@ def test_a_client_that_reads_nothing_is_started_anew(
     assert seconds >= STALL_SECONDS * 0.9
     told = [record.message for record in caplog.records]
     assert told.index("kafka_stalled") < told.index("kafka_restarted")
+
+
+def test_a_topic_that_is_deleted_ends_the_source(source: KafkaSource, kafka_bootstrap: str, topics: Any) -> None:
+    """It isn't taken for a spare that has nothing to read, and ready: it says what is missing."""
+
+    async def run() -> None:
+        await source.start(nothing_to_commit)
+        try:
+            await receive(source, 5)
+            await asyncio.to_thread(delete)
+            async with asyncio.timeout(60):
+                while await source.receive():
+                    pass
+        finally:
+            await source.close()
+
+    def delete() -> None:
+        admin = KafkaAdminClient(bootstrap_servers=kafka_bootstrap)
+        admin.delete_topics([topics.posts])
+        admin.close()
+
+    produce(kafka_bootstrap, topics.posts, range(5))
+    with pytest.raises(SourceUnavailable, match=rf"the topic {topics.posts} does not exist"):
+        asyncio.run(run())
 
 
 @pytest.mark.parametrize("transactions", [("commit", "commit"), ("commit", "abort"), ("abort",)])
