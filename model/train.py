@@ -184,8 +184,10 @@ class _Training:
             f1, strict_f1 = self._valid_f1s()
             # Of two epochs that are equally good the later one has seen more.
             if f1 >= self.standing.best_f1:
-                self.standing = replace(self.standing, best_f1=f1, best_epoch=epoch)
-                self._save(strict_f1)
+                best = replace(self.standing, best_f1=f1, best_epoch=epoch)
+                self._save(best, strict_f1)
+                # Afterwards: whoever is interrupted amid the writing still has the best before.
+                self.standing = best
         self.standing = replace(self.standing, num_epochs=epoch + 1)
         self.resume_file.write(self.standing)
         return f1
@@ -211,7 +213,7 @@ class _Training:
             seen.by_id[name] = self._tower.tower(pixels)[0].cpu()
         return seen
 
-    def _save(self, strict_f1: float) -> None:
+    def _save(self, standing: Standing, strict_f1: float) -> None:
         config, data = self._config, self._data
         if self._tower is not None:
             self._tower.write(learnt_weights(Path(config.out)))
@@ -225,7 +227,7 @@ class _Training:
             tower=config.tower,
             tower_digest="" if data.tower is None else data.tower.digest,
             state={name: tensor.half() if config.half else tensor for name, tensor in state.items()},
-            notes=_notes(config, data, self.standing, strict_f1),
+            notes=_notes(config, data, standing, strict_f1),
         )
         save(checkpoint, Path(config.out))
 

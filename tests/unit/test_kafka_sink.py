@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 from kafka.errors import KafkaTimeoutError
 
+from consumers.dead_letters import DeadLetter
 from consumers.errors import Reason
 from consumers.kafka_connection import KafkaConnection
-from consumers.messages import DeadLetter, PositionReport
+from consumers.wire import PositionReport
 from worker.kafka_sink import KafkaSinkConfig, TransactionalKafkaSink
 
 

@@ -141,6 +141,19 @@ def test_ctrl_c_keeps_the_best(config: TrainConfig, monkeypatch: pytest.MonkeyPa
     assert left == {"train.txt", "out.safetensors", "out.resume.safetensors"}
 
 
+def test_ctrl_c_amid_the_writing_keeps_the_best_before(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file that stood there is neither replaced nor taken for the best."""
+    Path(config.out).write_bytes(b"an older one")
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("model.train.save", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        train(config)
+    assert Path(config.out).read_bytes() == b"an older one"
+
+
 def test_ctrl_c_before_anything_is_learnt(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where there is no best yet, Ctrl-C just ends the command."""
     _interrupt_in_epoch(0, monkeypatch)
