@@ -5,17 +5,16 @@ process. Where none can be had the tests are skipped, in CI they fail.
 """
 
 import contextlib
-import importlib.util
 import os
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NoReturn
 from uuid import uuid4
 
 import pytest
+
+from tests.native import native_services
 
 REPOSITORY = Path(__file__).parents[1]
 KAFKA_IMAGE = "apache/kafka:4.1.1"
@@ -50,7 +49,7 @@ def redis_url() -> Iterator[str]:
 @pytest.fixture
 def own_broker() -> Iterator[Any]:
     """A broker that may be stopped, with the topics `posts`, `entities` and `dead-letters`."""
-    services = _native_services()
+    services = native_services()
     try:
         broker = services.NativeKafka()
         broker.start()
@@ -102,7 +101,7 @@ def _service(variable: str, container: Callable[[], Any], native: str) -> Iterat
         try:
             address = _start_container(stack, container)
         except _NotHere as no_container:
-            services = _native_services()
+            services = native_services()
             try:
                 address = stack.enter_context(getattr(services, native)()).address
             except services.ServiceUnavailable as no_process:
@@ -150,17 +149,6 @@ def _check_engine(image: str) -> None:
             docker.from_env(timeout=120).images.pull(image)
         except (DockerException, OSError) as error:
             raise _NotHere(f"the image {image} can't be pulled") from error
-
-
-def _native_services() -> ModuleType:
-    # Loaded by its path: deploy/ is no package.
-    path = REPOSITORY / "deploy" / "native" / "services.py"
-    spec = importlib.util.spec_from_file_location("nametag_native_services", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def _give_up(reason: str) -> NoReturn:

@@ -1,8 +1,8 @@
-"""Events and dead letters to a pair of Kafka topics: exactly once in transactions, or at least once.
+"""Events and dead letters to a pair of Kafka topics, at least once; worker/transactional_sink.py makes it exactly once.
 
-Both sinks own their producer on one thread, and both go on by themselves after broker trouble: they
-raise `PublishAborted` (nothing went out) or `PublishUnsettled` (nobody knows; a new producer is ready,
-and what the last one began is settled), and the pipeline tries again or reads again.
+A sink owns its producer on one thread, and goes on by itself after broker trouble: it raises
+`PublishAborted` (nothing went out) or `PublishUnsettled` (nobody knows; a new producer is ready, and
+what the last one began is settled), and the publisher tries again or reads again.
 """
 
 import asyncio
@@ -11,12 +11,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
-from uuid import uuid4
 
 from kafka import KafkaProducer
 from kafka.errors import (
     AuthorizationError,
-    CommitFailedError,
     FencedInstanceIdError,
     KafkaError,
     KafkaTimeoutError,
@@ -27,7 +25,6 @@ from consumers.dead_letters import DeadLetter
 from consumers.errors import Reason, SourceUnavailable
 from consumers.events import EVENT_HEADERS, EntityEvent
 from consumers.kafka import KafkaConnection
-from consumers.kafka_commits import kafka_offsets
 from consumers.kafka_connection import explain_unreachable, is_known_missing, wait_reachable
 from consumers.source import Offsets
 from worker.errors import PublishAborted, PublishUnsettled, SinkUnavailable
@@ -57,12 +54,8 @@ class KafkaSinkConfig:
                 raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
 
 
-class _Hopeless(SinkUnavailable):
+class Hopeless(SinkUnavailable):
     """Raised for what no retry mends."""
-
-
-class _NoCoordinator(SinkUnavailable):
-    """Raised where brokers answer, and none of them for transactions."""
 
 
 class KafkaSink:
@@ -95,11 +88,7 @@ class KafkaSink:
     # The producer's thread, top to bottom.
 
     def _start(self) -> None:
-        try:
-            self._connect()
-        except _NoCoordinator:
-            # A broker that goes away amid the start may be back by now.
-            self._connect()
+        self._connect()
         self._check_topics()
 
     def _connect(self) -> None:
@@ -142,7 +131,7 @@ class KafkaSink:
         except KafkaError as error:
             if isinstance(error, KafkaTimeoutError) and not is_known_missing(self._connection, topic):
                 return False
-            raise _Hopeless(
+            raise Hopeless(
                 f"the topic {topic} does not exist at {self._connection} (or may not be seen by this user); "
                 f"create it, or set kafka.{setting}"
             ) from error
@@ -155,14 +144,14 @@ class KafkaSink:
                 self._connect()
             act()
         except (AuthorizationError, FencedInstanceIdError) as error:
-            raise _Hopeless(
+            raise Hopeless(
                 f"events may not be published to {self._connection} ({error!r}); see this user's rights "
                 "on the topics and the transactional id, and that no other worker has its group_instance_id"
             ) from error
         except KafkaError as error:
             self._replace_producer()
             raise PublishUnsettled(f"the producer failed ({error!r}); a new one takes over") from error
-        except _Hopeless:
+        except Hopeless:
             raise
         except SinkUnavailable as error:
             raise PublishAborted(str(error)) from error
@@ -171,13 +160,13 @@ class KafkaSink:
         """A new producer settles what the old one began.
 
         Where none can be had, the brokers settle it by themselves after the transaction's time;
-        meanwhile they give no offsets to read from. Raises `_Hopeless` where a topic is gone.
+        meanwhile they give no offsets to read from. Raises `Hopeless` where a topic is gone.
         """
         self._disconnect(1.0)
         try:
             self._connect()
             self._check_topics()
-        except _Hopeless:
+        except Hopeless:
             raise
         except SinkUnavailable:
             return
@@ -209,12 +198,12 @@ class KafkaSink:
         except MessageSizeTooLargeError:
             self._reconnect()
             try:
-                self._send(_without_bytes(outcome))(self._config.publish_seconds)
+                self._send(without_bytes(outcome))(self._config.publish_seconds)
             except MessageSizeTooLargeError as error:
                 raise self._takes_nothing() from error
 
-    def _takes_nothing(self) -> _Hopeless:
-        return _Hopeless(
+    def _takes_nothing(self) -> Hopeless:
+        return Hopeless(
             f"the topic {self._config.dead_letters_topic} refuses even a letter without its bytes as too large; "
             "raise its max.message.bytes"
         )
@@ -255,108 +244,7 @@ class KafkaSink:
         return lambda seconds: future.get(timeout=seconds)
 
 
-class TransactionalKafkaSink(KafkaSink):
-    """Exactly once: a transaction holds events, dead letters and the consumer's offsets (KIP-447).
-
-    One producer serves all partitions. The offsets carry the group's generation, which the broker
-    compares: a worker whose partitions went to another can't commit them, nor its events with them.
-    """
-
-    commits_offsets = True
-
-    def __init__(self, connection: KafkaConnection, config: KafkaSinkConfig) -> None:
-        super().__init__(connection, config)
-        self._transactional_id = config.transactional_id or f"nametag-{uuid4().hex}"
-
-    async def publish(self, outcomes: Sequence[Outcome], offsets: Offsets, membership: object) -> None:
-        """Make `outcomes` visible and commit `offsets`, both or neither.
-
-        `membership` is the group's as it was before `outcomes` were chosen. Raises `PublishAborted`
-        where neither happened, `PublishUnsettled` where only a new read of the offsets can tell.
-        """
-        await self._thread.call(lambda: self._guarded(lambda: self._transact(outcomes, offsets, membership)))
-
-    def _transaction_options(self) -> dict[str, Any]:
-        return {
-            "transactional_id": self._transactional_id,
-            "transaction_timeout_ms": round(self._config.transaction_seconds * 1000),
-        }
-
-    def _connect(self) -> None:
-        super()._connect()
-        assert self._producer is not None
-        try:
-            # Settles what a producer of the same id left open, and fences it.
-            self._producer.init_transactions()
-        except KafkaError as error:
-            self._disconnect(1.0)
-            if isinstance(error, AuthorizationError):
-                raise
-            raise _NoCoordinator(
-                f"no transaction coordinator answers at {self._connection} ({error!r}); see the broker's log"
-            ) from error
-
-    def _transact(self, outcomes: Sequence[Outcome], offsets: Offsets, membership: Any) -> None:
-        if membership is None or membership.generation_id < 0 or not membership.member_id:
-            # The broker doesn't compare a generation that isn't given: a zombie would pass.
-            raise PublishAborted("this worker is no member of the group; it waits to be one again")
-        alone: set[int] = set()
-        too_large: set[int] = set()
-        while refused := self._try(outcomes, offsets, membership, alone, too_large):
-            if refused & too_large:
-                raise self._takes_nothing()
-            # One that is refused alone is to blame; one refused beside others has to be sent alone first.
-            too_large |= refused & alone
-            alone |= refused
-
-    def _try(
-        self, outcomes: Sequence[Outcome], offsets: Offsets, membership: object, alone: set[int], too_large: set[int]
-    ) -> set[int]:
-        """Commit one transaction; or abort it, and give the places of those that were too large."""
-        assert self._producer is not None
-        self._producer.begin_transaction()
-        refused = self._send_in_transaction(outcomes, alone, too_large)
-        if refused:
-            # The client may count the refusal as fatal; a new producer aborts what this one began.
-            self._reconnect()
-            return refused
-        try:
-            self._producer.send_offsets_to_transaction(kafka_offsets(offsets), membership)
-        except CommitFailedError as error:
-            # A new producer aborts it. The old one would keep the refused offsets (kafka-python 3.0.12 never
-            # clears them) and commit them with its next transaction: posts lost, or a group put back.
-            self._reconnect()
-            raise PublishAborted("the group has a new generation") from error
-        self._producer.commit_transaction()
-        return set()
-
-    def _send_in_transaction(self, outcomes: Sequence[Outcome], alone: set[int], too_large: set[int]) -> set[int]:
-        # The brokers abort a transaction after its time: what they haven't acknowledged by then, they never will.
-        deadline = time.monotonic() + min(self._config.publish_seconds, self._config.transaction_seconds)
-        refused: set[int] = set()
-        waiting: list[tuple[int, Callable[[float], object]]] = []
-
-        def wait_for_all() -> None:
-            for place, wait in waiting:
-                try:
-                    wait(max(0.0, deadline - time.monotonic()))
-                except MessageSizeTooLargeError:
-                    refused.add(place)
-            waiting.clear()
-
-        for place, outcome in enumerate(outcomes):
-            if place in alone:
-                wait_for_all()
-            waiting.append((place, self._send(_without_bytes(outcome) if place in too_large else outcome)))
-            if place in alone:
-                wait_for_all()
-            if refused:
-                return refused
-        wait_for_all()
-        return refused
-
-
-def _without_bytes(outcome: Outcome) -> DeadLetter:
+def without_bytes(outcome: Outcome) -> DeadLetter:
     """The letter for an outcome that the broker won't take: its limit would be the same tomorrow."""
     detail = "over the broker's message.max.bytes; the original stands at the position"
     if isinstance(outcome, EntityEvent):

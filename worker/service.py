@@ -21,13 +21,14 @@ from worker.errors import CheckpointUnavailable, SettingsError, WorkerError
 from worker.fetch import FetchLimits, ImageFetcher
 from worker.images import ImageSource
 from worker.kafka_settings import connection_of
-from worker.kafka_sink import KafkaSink, KafkaSinkConfig, TransactionalKafkaSink
+from worker.kafka_sink import KafkaSink, KafkaSinkConfig
 from worker.metrics import Metrics
 from worker.pipeline import Parts, Pipeline, PipelineConfig
 from worker.publish import EventSink, JsonlSink, Outcome
 from worker.room import RoomLimits
 from worker.server import ServerConfig, serve
 from worker.settings import Settings
+from worker.transactional_sink import TransactionalKafkaSink
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

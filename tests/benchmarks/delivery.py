@@ -5,17 +5,14 @@ prints posts a second of each round and the ratio. The rate is taken between the
 of the events, by the time they were tagged, so that neither the start nor the end counts.
 """
 
-import json
 import os
 import subprocess
 import sys
 from statistics import median
-from uuid import uuid4
 
-from kafka import KafkaConsumer, KafkaProducer, TopicPartition
-from kafka.admin import KafkaAdminClient
+from kafka import KafkaConsumer, TopicPartition
 
-PARTITIONS = 4
+from tests.benchmarks.kafka_run import PARTITIONS, kafka_run
 
 
 def main() -> None:
@@ -32,32 +29,18 @@ def main() -> None:
 
 
 def _rate(bootstrap: str, delivery: str, num_posts: int) -> float:
-    run = uuid4().hex[:8]
-    topics = {name: f"{name}-{run}" for name in ("posts", "entities", "dead_letters")}
-    admin = KafkaAdminClient(bootstrap_servers=bootstrap)
-    wanted = {"num_partitions": PARTITIONS, "replication_factor": 1}
-    admin.create_topics(dict.fromkeys(topics.values(), wanted), wait_for_metadata=True)
-    producer = KafkaProducer(bootstrap_servers=bootstrap, linger_ms=5)
-    for number in range(num_posts):
-        post = json.dumps({"id": str(number), "text": f"post {number} from Paris"}).encode()
-        producer.send(topics["posts"], post, partition=number % PARTITIONS)
-    producer.close()
-    settings = {
-        "NAMETAG_KAFKA__BOOTSTRAP_SERVERS": bootstrap,
-        "NAMETAG_KAFKA__GROUP_ID": f"group-{run}",
-        "NAMETAG_KAFKA__DELIVERY": delivery,
-        "NAMETAG_SERVER__PORT": "0",
-    } | {f"NAMETAG_KAFKA__{name.upper()}_TOPIC": topic for name, topic in topics.items()}
-    worker = subprocess.Popen(
-        [sys.executable, "-m", "worker.cli", "worker"], env=os.environ | settings, stderr=subprocess.DEVNULL
-    )
-    try:
-        stamps = sorted(_stamps(bootstrap, topics["entities"], num_posts))
-    finally:
-        worker.terminate()
-        worker.wait(timeout=60)
-        admin.delete_topics(list(topics.values()))
-        admin.close()
+    with kafka_run(bootstrap) as run:
+        run.send(num_posts)
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "worker.cli", "worker"],
+            env=os.environ | run.settings | {"NAMETAG_KAFKA__DELIVERY": delivery},
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            stamps = sorted(_stamps(bootstrap, run.topics["entities"], num_posts))
+        finally:
+            worker.terminate()
+            worker.wait(timeout=60)
     low, high = num_posts // 10, num_posts - num_posts // 10
     return (high - low) / ((stamps[high] - stamps[low]) / 1000)
 

@@ -5,7 +5,6 @@ done, posts a second and the worker's resident memory twenty times on the way, t
 by least squares, and its ratio to that after the first hundredth.
 """
 
-import json
 import os
 import re
 import subprocess
@@ -16,12 +15,9 @@ import urllib.request
 from pathlib import Path
 from statistics import linear_regression
 from typing import NamedTuple
-from uuid import uuid4
 
-from kafka import KafkaProducer
-from kafka.admin import KafkaAdminClient
+from tests.benchmarks.kafka_run import kafka_run
 
-PARTITIONS = 4
 STEPS = 20
 
 
@@ -36,33 +32,20 @@ class Sample(NamedTuple):
 def main() -> None:
     """Send the posts, run the worker until it has done them all, print what was seen."""
     num_posts = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
-    bootstrap = os.environ["NAMETAG_TEST_KAFKA"]
-    run = uuid4().hex[:8]
-    topics = {name: f"{name}-{run}" for name in ("posts", "entities", "dead_letters")}
-    admin = KafkaAdminClient(bootstrap_servers=bootstrap)
-    wanted = {"num_partitions": PARTITIONS, "replication_factor": 1}
-    admin.create_topics(dict.fromkeys(topics.values(), wanted), wait_for_metadata=True)
-    producer = KafkaProducer(bootstrap_servers=bootstrap, linger_ms=20, batch_size=256 * 1024)
-    for number in range(num_posts):
-        post = json.dumps({"id": str(number), "text": f"post {number} from Paris"}).encode()
-        producer.send(topics["posts"], post, partition=number % PARTITIONS)
-    producer.close()
-    settings = {
-        "NAMETAG_KAFKA__BOOTSTRAP_SERVERS": bootstrap,
-        "NAMETAG_KAFKA__GROUP_ID": f"group-{run}",
-        "NAMETAG_SERVER__PORT": "0",
-    } | {f"NAMETAG_KAFKA__{name.upper()}_TOPIC": topic for name, topic in topics.items()}
-    worker = subprocess.Popen(
-        [sys.executable, "-m", "worker.cli", "worker"], env=os.environ | settings, stderr=subprocess.PIPE, text=True
-    )
-    told = _Log(worker)
-    try:
-        samples = _watch(worker, told, num_posts)
-    finally:
-        worker.terminate()
-        worker.wait(timeout=60)
-        admin.delete_topics(list(topics.values()))
-        admin.close()
+    with kafka_run(os.environ["NAMETAG_TEST_KAFKA"]) as run:
+        run.send(num_posts)
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "worker.cli", "worker"],
+            env=os.environ | run.settings,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        told = _Log(worker)
+        try:
+            samples = _watch(worker, told, num_posts)
+        finally:
+            worker.terminate()
+            worker.wait(timeout=60)
     _report(samples)
 
 

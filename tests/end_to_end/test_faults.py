@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.cluster import Cluster, native_services
+from tests.faults.cluster import Cluster
 from tests.faults.crew import Nest
 from tests.faults.plan import Move, Strike, make_plan
 from tests.faults.run import run_plan
+from tests.native import native_services
 
 SEED = 0
 POSTS = 500

@@ -1,10 +1,8 @@
 """What the workers lean on: a broker, a Redis behind its proxy, and a host of pictures; each can be struck."""
 
 import contextlib
-import importlib.util
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -18,6 +16,7 @@ from kafka.admin import KafkaAdminClient
 from tests.faults.image_host import ImageHost, example_pictures
 from tests.faults.plan import Strike
 from tests.faults.redis_proxy import RedisProxy
+from tests.native import native_services
 
 NUM_PARTITIONS = 4
 
@@ -138,17 +137,6 @@ class Cluster:
             self._errors.append(error)
         with self._lock:
             self._troubled.discard(thing)
-
-
-def native_services() -> ModuleType:
-    """`deploy/native/services.py`, loaded by its path: deploy/ is no package."""
-    path = Path(__file__).parents[2] / "deploy" / "native" / "services.py"
-    spec = importlib.util.spec_from_file_location("nametag_native_services", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def _quick_kafka(services: ModuleType) -> Any:

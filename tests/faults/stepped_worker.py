@@ -80,7 +80,9 @@ PLACES = (
     Place("consumers.kafka", "KafkaSource", "deliver", None, "after_poll"),
     Place("worker.pipeline", "Pipeline", "_prepare", None, "after_prepare", _around_awaited),
     Place("model.inference", "Tagger", "tag", "in_tag", None),
-    Place("worker.kafka_sink", "TransactionalKafkaSink", "_send_in_transaction", "before_produce", "after_produce"),
+    Place(
+        "worker.transactional_sink", "TransactionalKafkaSink", "_send_in_transaction", "before_produce", "after_produce"
+    ),
     Place("worker.kafka_sink", "KafkaSink", "_send_all", "before_produce", "after_produce"),
     Place("kafka", "KafkaProducer", "commit_transaction", "before_commit", "after_commit"),
     Place("kafka", "KafkaConsumer", "commit_async", "before_commit", "after_commit", _around_answered),

@@ -17,8 +17,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from kafka import KafkaConsumer, KafkaProducer, TopicPartition
-from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
+from kafka import KafkaProducer
 
 from consumers import dead_letter_retry
 from consumers.dead_letter_retry import Retry
@@ -31,6 +30,7 @@ from consumers.kafka_reader import KafkaReader
 from consumers.parcels import Parcel
 from consumers.source import Message, Partition, Position
 from consumers.wire import PositionReport
+from tests.integration.topic_tools import limit_messages, records
 from worker.cli import main
 from worker.kafka_sink import KafkaSink, KafkaSinkConfig
 from worker.publish import Outcome
@@ -98,36 +98,6 @@ def write(bootstrap: str, topics: Any, letters: Sequence[DeadLetter], partition:
         for each in letters:
             headers = list(each.headers)
             producer.send(topics.dead_letters, each.value, each.key, headers, partition).get(timeout=10)
-
-
-def records(bootstrap: str, topic: str) -> list[Any]:
-    """All that stands on a topic, to a reader of what is committed."""
-    consumer = KafkaConsumer(
-        bootstrap_servers=bootstrap,
-        enable_auto_commit=False,
-        auto_offset_reset="earliest",
-        isolation_level="read_committed",
-    )
-    try:
-        partitions = [TopicPartition(topic, number) for number in consumer.partitions_for_topic(topic) or ()]
-        consumer.assign(partitions)
-        ends = consumer.end_offsets(partitions)
-        found: list[Any] = []
-        while any(consumer.position(partition) < ends[partition] for partition in partitions):
-            found += [record for batch in consumer.poll(timeout_ms=200).values() for record in batch]
-        return found
-    finally:
-        consumer.close()
-
-
-def limit_messages(bootstrap: str, topic: str, num_bytes: int) -> None:
-    """Set the broker's limit for one topic."""
-    admin = KafkaAdminClient(bootstrap_servers=bootstrap)
-    try:
-        resource = ConfigResource(ConfigResourceType.TOPIC, topic, configs={"max.message.bytes": str(num_bytes)})
-        admin.alter_configs([resource])
-    finally:
-        admin.close()
 
 
 def counted(bootstrap: str, topic: str) -> Counter[bytes]:

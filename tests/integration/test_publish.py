@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kafka import KafkaConsumer, TopicPartition
-from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
+from kafka.admin import KafkaAdminClient
 
 from consumers.dead_letters import DeadLetter
 from consumers.errors import Reason
@@ -20,9 +19,11 @@ from consumers.events import CheckpointName, EntityEvent, ImageReport
 from consumers.kafka import KafkaConnection, KafkaSource, KafkaSourceConfig
 from consumers.source import Message, Offsets, Partition, Position
 from consumers.wire import PositionReport
+from tests.integration.topic_tools import limit_messages, records
 from worker.errors import PublishAborted, PublishUnsettled, SinkUnavailable
-from worker.kafka_sink import KafkaSink, KafkaSinkConfig, TransactionalKafkaSink
+from worker.kafka_sink import KafkaSink, KafkaSinkConfig
 from worker.publish import EventSink, JsonlSink, Outcome
+from worker.transactional_sink import TransactionalKafkaSink
 
 
 def event(offset: int, text: str = "a post") -> EntityEvent:
@@ -95,36 +96,6 @@ def run(make: Callable[[], EventSink], scenario: Callable[[EventSink], Awaitable
             await sink.close()
 
     asyncio.run(whole())
-
-
-def records(bootstrap: str, topic: str) -> list[Any]:
-    """All that stands on a topic."""
-    consumer = KafkaConsumer(
-        bootstrap_servers=bootstrap,
-        enable_auto_commit=False,
-        auto_offset_reset="earliest",
-        isolation_level="read_committed",
-    )
-    try:
-        partitions = [TopicPartition(topic, number) for number in consumer.partitions_for_topic(topic) or ()]
-        consumer.assign(partitions)
-        ends = consumer.end_offsets(partitions)
-        found: list[Any] = []
-        while any(consumer.position(partition) < ends[partition] for partition in partitions):
-            found += [record for batch in consumer.poll(timeout_ms=200).values() for record in batch]
-        return found
-    finally:
-        consumer.close()
-
-
-def limit_messages(bootstrap: str, topic: str, num_bytes: int) -> None:
-    """Set the broker's limit for one topic."""
-    admin = KafkaAdminClient(bootstrap_servers=bootstrap)
-    try:
-        resource = ConfigResource(ConfigResourceType.TOPIC, topic, configs={"max.message.bytes": str(num_bytes)})
-        admin.alter_configs([resource])
-    finally:
-        admin.close()
 
 
 def test_events_and_letters_have_their_topics_keys_and_headers(

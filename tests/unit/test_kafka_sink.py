@@ -10,7 +10,8 @@ from consumers.dead_letters import DeadLetter
 from consumers.errors import Reason
 from consumers.kafka_connection import KafkaConnection
 from consumers.wire import PositionReport
-from worker.kafka_sink import KafkaSinkConfig, TransactionalKafkaSink
+from worker.kafka_sink import KafkaSinkConfig
+from worker.transactional_sink import TransactionalKafkaSink
 
 
 class SilentProducer:

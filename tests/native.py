@@ -1,0 +1,17 @@
+"""The native services, for tests that start their own."""
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+
+def native_services() -> ModuleType:
+    """`deploy/native/services.py`, loaded by its path: deploy/ is no package."""
+    path = Path(__file__).parents[1] / "deploy" / "native" / "services.py"
+    spec = importlib.util.spec_from_file_location("nametag_native_services", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
