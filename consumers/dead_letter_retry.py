@@ -14,7 +14,7 @@ A kill between two of these steps leaves whole transactions, and nothing to be c
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
@@ -41,21 +41,37 @@ TRANSACTION_SECONDS = 30.0
 
 @dataclass(slots=True, kw_only=True)
 class RetryReport:
-    """What became of the letters: how many went back, which were put back before, which can't be, and why."""
+    """What became of the letters: how many went back, which were put back before, which can't be, and why.
+
+    `incomplete` are those that went back without some of their headers, and how many.
+    """
 
     num_put_back: int = 0
     retried_before: list[Position] = field(default_factory=list)
     refused: list[tuple[Position, str]] = field(default_factory=list)
+    incomplete: list[tuple[Position, int]] = field(default_factory=list)
 
 
 class Retry:
-    """Puts letters of one topic back on `target`. A second one, started anywhere, ends the first."""
+    """Puts letters of one topic back on `target`. A second one, started anywhere, ends the first.
 
-    def __init__(self, connection: KafkaConnection, reader: KafkaReader, topic: DeadLetterTopic, target: str) -> None:
+    What a letter lacks of its message is read from `sources` alone.
+    """
+
+    def __init__(
+        self,
+        connection: KafkaConnection,
+        reader: KafkaReader,
+        topic: DeadLetterTopic,
+        target: str,
+        *,
+        sources: Collection[str],
+    ) -> None:
         self._connection = connection
         self._reader = reader
         self._topic = topic
         self._target = target
+        self._sources = sources
         self._producer: Any = None
         self._again = False
         self._survey = Survey()
@@ -80,7 +96,8 @@ class Retry:
         self._partitions = self._reader.partitions(self._target, "kafka.posts_topic, or name another with --to")
         self._take_over()
         for chunk in _chunks([entry for entry in entries if self._is_open(entry.position)]):
-            self._send(self._parcels(chunk))
+            for parcels in _loads(self._parcels(chunk)):
+                self._send(parcels)
         return self.report
 
     def _is_open(self, letter: Position) -> bool:
@@ -90,17 +107,15 @@ class Retry:
         self.report.retried_before.append(letter)
         return False
 
-    def _parcels(self, entries: Sequence[Entry]) -> list[Parcel]:
+    def _parcels(self, entries: Sequence[Entry]) -> Iterator[Parcel]:
         letters = self._topic.letters(entry.position for entry in entries)
         for gone in sorted({entry.position for entry in entries} - {letter.position for letter in letters}):
             self.report.refused.append((gone, "it was deleted meanwhile"))
-        parcels = []
         for letter in letters:
             try:
-                parcels.append(pack(letter, self._reader))
+                yield pack(letter, self._reader, self._sources)
             except CannotPack as error:
                 self.report.refused.append((letter.position, str(error)))
-        return parcels
 
     def _send(self, parcels: Sequence[Parcel]) -> None:
         if not parcels or self._transact(parcels):
@@ -141,6 +156,8 @@ class Retry:
         except (KafkaError, TimeoutError) as error:
             raise self._stopped(error, f"nobody knows of {num} more") from error
         self.report.num_put_back += num
+        incomplete = [each for each in parcels if each.num_headers_missing]
+        self.report.incomplete += [(each.letter, each.num_headers_missing) for each in incomplete]
         return True
 
     def _post(self, parcel: Parcel) -> Iterator[Any]:
@@ -210,6 +227,20 @@ def _chunks(entries: Sequence[Entry]) -> Iterator[list[Entry]]:
         num_bytes += entry.num_bytes
     if chunk:
         yield chunk
+
+
+def _loads(parcels: Iterable[Parcel]) -> Iterator[list[Parcel]]:
+    """`parcels` in groups of `MAX_BYTES`: a letter without its bytes may stand for a large message."""
+    load: list[Parcel] = []
+    num_bytes = 0
+    for parcel in parcels:
+        if load and num_bytes + parcel.num_bytes > MAX_BYTES:
+            yield load
+            load, num_bytes = [], 0
+        load.append(parcel)
+        num_bytes += parcel.num_bytes
+    if load:
+        yield load
 
 
 def _within(seconds: float, act: Callable[[], object]) -> None:

@@ -54,6 +54,9 @@ class DeadLetter(WireModel):
     num_headers_left_out: int | None = Field(
         None, ge=1, description="How many headers of the message are beyond these limits."
     )
+    bytes_left_out: Literal[True] | None = Field(
+        None, description="Set where key and bytes are too large for the dead-letters topic, and stand at the position."
+    )
 
     @classmethod
     def of(cls, message: Message, reason: Reason, detail: str, *, num_tries: int = 1) -> Self:
@@ -93,11 +96,6 @@ class DeadLetter(WireModel):
         return None if self.value_base64 is None else base64.b64decode(self.value_base64)
 
     @property
-    def has_its_bytes(self) -> bool:
-        """Whether the value is the message's: only a message that came without one has none."""
-        return self.value_base64 is not None or self.reason is Reason.EMPTY
-
-    @property
     def headers(self) -> tuple[Header, ...]:
         """The Kafka headers: those that the message came with, and then our own, each as text in UTF-8."""
         position = self.position
@@ -115,13 +113,13 @@ class DeadLetter(WireModel):
             fields["nametag-num-tries"] = str(self.num_tries)
         if self.num_headers_left_out is not None:
             fields["nametag-headers-left-out"] = str(self.num_headers_left_out)
-        if not self.has_its_bytes:
+        if self.bytes_left_out:
             fields["nametag-bytes-left-out"] = "true"
         own = [(name, text.encode("utf-8", "backslashreplace")) for name, text in fields.items()]
         if self.history:
             own.append((HISTORY_HEADER, history_json(self.history)))
         # A letter without its bytes has to be small: the headers stand with them, where the message came from.
-        original = self.original_headers if self.has_its_bytes else ()
+        original = () if self.bytes_left_out else self.original_headers
         return (*((header.name, base64.b64decode(header.value_base64)) for header in original), *own)
 
     def to_json(self) -> bytes:

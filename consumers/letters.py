@@ -54,10 +54,19 @@ class Letter:
     history: tuple[Failure, ...]
     is_without_bytes: bool
 
+    @property
+    def num_bytes(self) -> int:
+        """What the letter holds of its message: key, value and headers."""
+        headers = sum(len(name) + len(value) for name, value in self.headers)
+        return len(self.key or b"") + len(self.value or b"") + headers
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """A letter in a list: small, whatever the letter is. `name` is the message's key, or else the post's id."""
+    """A letter in a list: small, whatever the letter is.
+
+    `name` is the message's key, or else the post's id; `num_bytes` counts key, value and headers.
+    """
 
     position: Position
     reason: str
@@ -79,7 +88,7 @@ class Entry:
             failed_at=letter.failed_at,
             origin=letter.origin,
             name=cut(_name(letter), MAX_NAME_CHARACTERS),
-            num_bytes=len(letter.value or b""),
+            num_bytes=letter.num_bytes,
             num_failures=max(1, len(letter.history)),
             is_without_bytes=letter.is_without_bytes,
         )

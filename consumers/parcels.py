@@ -1,5 +1,6 @@
 """Messages on their way back from the dead-letters topic: as they came, and with their history."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from consumers.dead_letters import foreign_headers
@@ -18,7 +19,8 @@ class Parcel:
     """A message on its way back, and the letter that it came in.
 
     `partition` is where it stood, if it goes back to its own topic: so it comes to its neighbours of the
-    same key, whichever way its producer chose partitions.
+    same key, whichever way its producer chose partitions. `num_headers_missing` of the message's headers
+    are beyond a letter's limits, and it itself stands nowhere any more.
     """
 
     letter: Position
@@ -27,6 +29,13 @@ class Parcel:
     key: bytes | None
     value: bytes | None
     headers: tuple[Header, ...]
+    num_headers_missing: int = 0
+
+    @property
+    def num_bytes(self) -> int:
+        """What it takes in memory and on the wire, but for the little around it."""
+        headers = sum(len(name) + len(value) for name, value in self.headers)
+        return len(self.key or b"") + len(self.value or b"") + headers
 
     @property
     def has_history(self) -> bool:
@@ -42,9 +51,15 @@ class CannotPack(Exception):
     """Raised when a letter holds nothing that could be put back. Says why, to be told beside its position."""
 
 
-def pack(letter: Letter, reader: KafkaReader) -> Parcel:
-    """The message of `letter`, from the letter or from where it stood. Raises `CannotPack`."""
-    message = _original(letter, reader) if letter.is_without_bytes else None
+def pack(letter: Letter, reader: KafkaReader, sources: Collection[str]) -> Parcel:
+    """The message of `letter`, from the letter or, where that has not all of it, from where it stood.
+
+    Only a topic of `sources` is read for it: where a message stood is what the letter says, and anybody may
+    have written the letter. Raises `CannotPack`.
+    """
+    message = _original(letter, reader, sources)
+    if message is None and letter.is_without_bytes:
+        raise CannotPack(f"{LEFT_OUT}, and {_why_gone(letter, sources)}")
     key, value = (message.key, message.value) if message else (letter.key, letter.value)
     if key is None and value is None:
         raise CannotPack("the message had neither key nor value, and there is nothing to put back")
@@ -58,21 +73,36 @@ def pack(letter: Letter, reader: KafkaReader) -> Parcel:
         key=key,
         value=value,
         headers=(*headers, *history),
+        num_headers_missing=0 if message else letter.num_headers_left_out,
     )
 
 
-def _original(letter: Letter, reader: KafkaReader) -> Message:
-    if letter.origin is None:
-        raise CannotPack(f"{LEFT_OUT}, and it doesn't say where the message stood")
-    gone = f"{LEFT_OUT}, and {letter.origin}, where the message stood, holds it no more"
+def _original(letter: Letter, reader: KafkaReader, sources: Collection[str]) -> Message | None:
+    """The message where it stood, if the letter lacks some of it and it can be had."""
+    is_whole = not letter.is_without_bytes and not letter.num_headers_left_out
+    if is_whole or letter.origin is None or letter.origin.partition.topic not in sources:
+        return None
     try:
         partitions = reader.partitions(letter.origin.partition.topic, "kafka.posts_topic")
-    except SourceUnavailable as error:
-        raise CannotPack(gone) from error
+    except SourceUnavailable:
+        return None
     found = reader.messages([letter.origin]) if letter.origin.partition in partitions else []
-    if not found:
-        raise CannotPack(gone)
-    return found[0]
+    # A topic that was made anew has others at these offsets.
+    return next((each for each in found if letter.is_without_bytes or _is_same(each, letter)), None)
+
+
+def _is_same(message: Message, letter: Letter) -> bool:
+    # A letter of nothing at all is given an empty value, and reads as none.
+    return message.key == letter.key and (message.value or None) == (letter.value or None)
+
+
+def _why_gone(letter: Letter, sources: Collection[str]) -> str:
+    if letter.origin is None:
+        return "it doesn't say where the message stood"
+    topic = letter.origin.partition.topic
+    if topic not in sources:
+        return f"it says that the message stood on {topic}, which is neither kafka.posts_topic nor named by --to"
+    return f"{letter.origin}, where the message stood, holds it no more"
 
 
 def _failures(letter: Letter, message: Message | None) -> tuple[Failure, ...]:

@@ -6,13 +6,14 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 
 from consumers.dead_letter_retry import Retry, RetryReport
 from consumers.dead_letter_topic import Choice, DeadLetterTopic
-from consumers.errors import NoSuchLetter, RetryStopped
+from consumers.errors import NoSuchLetter
 from consumers.kafka_connection import KafkaConnection
 from consumers.kafka_reader import KafkaReader
 from consumers.letters import Entry, read_position
@@ -89,19 +90,25 @@ def retry(options: argparse.Namespace) -> int:
     with _opened(options) as opened:
         survey = opened.topic.survey(_choice(options, opened))
         found = survey.in_order()
-        entries = [each for each in found if options.again or each.position not in survey.retried][: options.limit]
-        target = options.to or _home(entries, opened.kafka.posts_topic)
+        open_ones = [each for each in found if options.again or each.position not in survey.retried]
+        posts_topic = opened.kafka.posts_topic
+        target = options.to or posts_topic
+        strays = {} if options.to else _strays(open_ones, posts_topic)
+        entries = [each for each in open_ones if each.position not in strays][: options.limit]
         if options.dry_run:
             if entries:
                 _print_table(entries, survey.retried)
+            _tell_refused(strays.items())
             print(f"{counts(entries)} would be put back on {target}; nothing was changed")
             return 0
         if not (options.yes or _is_meant(entries, target)):
             print("nothing was put back")
             return 1
-        with Retry(opened.connection, opened.reader, opened.topic, target) as act:
+        sources = {posts_topic, target}
+        with Retry(opened.connection, opened.reader, opened.topic, target, sources=sources) as act:
             report = act.put_back(survey, entries, again=options.again) if entries else act.report
-    num_named_before = len(found) - len(entries) if options.positions else 0
+    report.refused += strays.items()
+    num_named_before = len(found) - len(open_ones) if options.positions else 0
     return _tell(report, num_named_before, target)
 
 
@@ -130,16 +137,14 @@ def _choice(options: argparse.Namespace, opened: _Opened) -> Choice:
     return Choice(positions=positions)
 
 
-def _home(entries: Sequence[Entry], posts_topic: str) -> str:
-    """Where all of `entries` came from, as far as they say so: the posts topic, or it has to be named."""
-    strays = [entry.origin for entry in entries if entry.origin and entry.origin.partition.topic != posts_topic]
-    if not strays:
-        return posts_topic
-    topics = sorted({origin.partition.topic for origin in strays})
-    raise RetryStopped(
-        f"{letters(len(strays))} came from {harmless(', '.join(topics[:MAX_TOLD]))}, but kafka.posts_topic is "
-        f"{posts_topic}; name the topic to put them on with --to; nothing was put back"
-    )
+def _strays(entries: Sequence[Entry], posts_topic: str) -> dict[Position, str]:
+    """Those of `entries` that came from another topic than the posts', and the sentence to be told."""
+    return {
+        entry.position: f"it came from {entry.origin.partition.topic}, and kafka.posts_topic is {posts_topic}; "
+        "name the topic to put it on with --to"
+        for entry in entries
+        if entry.origin and entry.origin.partition.topic != posts_topic
+    }
 
 
 def _is_meant(entries: Sequence[Entry], target: str) -> bool:
@@ -153,15 +158,24 @@ def _is_meant(entries: Sequence[Entry], target: str) -> bool:
 
 
 def _tell(report: RetryReport, num_named_before: int, target: str) -> int:
-    for letter, why in report.refused[:MAX_TOLD]:
-        print(f"{letter} can't be put back: {harmless(why)}", file=sys.stderr)
-    if len(report.refused) > MAX_TOLD:
-        print(f"and {len(report.refused) - MAX_TOLD} more can't be put back", file=sys.stderr)
+    for letter, num_missing in report.incomplete[:MAX_TOLD]:
+        print(f"{letter} went back without {num_missing} of its headers: a letter holds only the first 64 and 16 KiB, "
+              "and where the message stood it stands no more", file=sys.stderr)  # fmt: skip
+    if len(report.incomplete) > MAX_TOLD:
+        print(f"and {len(report.incomplete) - MAX_TOLD} more went back without some headers", file=sys.stderr)
+    _tell_refused(report.refused)
     told = f"{letters(report.num_put_back)} put back on {target}"
     if num_before := num_named_before + len(report.retried_before):
         told += f"; {letters(num_before)} had been already (--again puts back once more)"
     print(told)
     return 1 if report.refused else 0
+
+
+def _tell_refused(refused: Collection[tuple[Position, str]]) -> None:
+    for letter, why in islice(refused, MAX_TOLD):
+        print(f"{letter} can't be put back: {harmless(why)}", file=sys.stderr)
+    if len(refused) > MAX_TOLD:
+        print(f"and {len(refused) - MAX_TOLD} more can't be put back", file=sys.stderr)
 
 
 def _print_table(entries: Sequence[Entry], retried: dict[Position, Position]) -> None:

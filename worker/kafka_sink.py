@@ -253,8 +253,9 @@ def without_bytes(outcome: Outcome) -> DeadLetter:
             detail=f"the event is {detail}",
             position=outcome.position,
             failed_at=outcome.tagged_at,
+            bytes_left_out=True,
         )
-    bare = {"key_base64": None, "value_base64": None}
+    bare = {"key_base64": None, "value_base64": None, "bytes_left_out": True}
     return outcome.model_copy(update={"detail": f"{outcome.detail} (bytes left out: {detail})", **bare})
 
 

@@ -157,7 +157,7 @@ def test_letters_are_listed_as_json(kafka_bootstrap: str, topics: Any, dlq: Run)
         "detail": "the message is no JSON",
         "position": f"{topics.posts}[2]@7",
         "key_or_id": "\x9b",
-        "num_bytes": 1,
+        "num_bytes": len(b"{") + len("\x9b".encode()),
         "num_failures": 1,
         "bytes_left_out": False,
         "is_retried": False,
@@ -287,11 +287,15 @@ def test_letters_of_another_topic_need_a_name(kafka_bootstrap: str, topics: Any,
     write(kafka_bootstrap, topics, [letter(topics, 6), stray])
     done = dlq("retry", "--all")
     assert done.status == 1
-    assert f"1 letter came from old-posts, but kafka.posts_topic is {topics.posts}" in done.err
-    assert not records(kafka_bootstrap, topics.posts)
+    told = f"{topics.dead_letters}[1]@1 can't be put back: it came from old-posts, and kafka.posts_topic is"
+    assert f"{told} {topics.posts}" in done.err
+    assert counted(kafka_bootstrap, topics.posts) == {b"{": 1}
+    done = dlq("retry", "--all", "--dry-run")
+    assert told in done.err
+    assert "0 letters would be put back" in done.out
     assert dlq("retry", "--all", "--to", topics.entities).status == 0
-    assert counted(kafka_bootstrap, topics.entities) == {b"{": 1, b"s": 1}
-    assert not records(kafka_bootstrap, topics.posts)
+    assert counted(kafka_bootstrap, topics.entities) == {b"s": 1}
+    assert counted(kafka_bootstrap, topics.posts) == {b"{": 1}
 
 
 def test_a_message_that_fails_again_tells_its_history(kafka_bootstrap: str, topics: Any, dlq: Run) -> None:
@@ -376,6 +380,54 @@ def test_bytes_that_were_left_out_are_read_where_they_stood(kafka_bootstrap: str
     assert (second.key, second.value, second.headers[0]) == (first.key, first.value, first.headers[0])
     assert json.loads(dict(second.headers)["nametag-history"])[-1]["position"]["offset"] == 0
     assert dlq("retry", found[0]["letter"]).out.startswith("0 letters put back")
+
+
+def test_headers_that_were_left_out_are_read_where_they_stood(kafka_bootstrap: str, topics: Any, dlq: Run) -> None:
+    """More than a letter holds go back whole while the message stands; afterwards what is missing is told."""
+    many = [(f"h{n}", b"%d" % n) for n in range(100)]
+    with transaction(kafka_bootstrap) as producer:
+        producer.send(topics.posts, b"there", b"k", many, 2).get(timeout=10)
+        producer.send(topics.posts, b"of a topic made anew", b"k", many, 2).get(timeout=10)
+    others = [letter(topics, n, value=value, headers=tuple(many)) for n, value in enumerate([b"there", b"replaced"])]
+    write(kafka_bootstrap, topics, others)
+    done = dlq("retry", "--all")
+    assert done.status == 0
+    assert f"{topics.dead_letters}[1]@1 went back without 36 of its headers" in done.err
+    assert "[1]@0" not in done.err
+    back = {record.value: record.headers for record in records(kafka_bootstrap, topics.posts)[2:]}
+    assert back[b"there"][:-1] == many
+    assert back[b"replaced"][:-1] == many[:64]
+
+
+def test_a_tombstone_of_a_huge_key_goes_back(kafka_bootstrap: str, topics: Any, dlq: Run) -> None:
+    """A message without a value whose key alone is too large: its letter says so, and the key is put back."""
+    key = random.Random(1).randbytes(10_000)
+    limit_messages(kafka_bootstrap, topics.dead_letters, 4000)
+    with transaction(kafka_bootstrap) as producer:
+        producer.send(topics.posts, None, key, [], 2).get(timeout=10)
+    publish(kafka_bootstrap, topics, [letter(topics, 0, Reason.EMPTY, key=key, value=None)])
+    (found,) = [json.loads(line) for line in dlq("ls", "--json").out.splitlines()]
+    assert (found["reason"], found["bytes_left_out"]) == ("empty", True)
+    assert dlq("retry", "--all").status == 0
+    first, second = records(kafka_bootstrap, topics.posts)
+    assert (second.key, second.value) == (first.key, first.value) == (key, None)
+
+
+def test_a_letter_opens_no_other_topic(kafka_bootstrap: str, topics: Any, dlq: Run) -> None:
+    """Whoever may write letters gets nothing copied from a topic that the operator didn't name."""
+    limit_messages(kafka_bootstrap, topics.dead_letters, 4000)
+    with transaction(kafka_bootstrap) as producer:
+        producer.send(topics.entities, b"a secret", b"k", [], 2).get(timeout=10)
+    forged = DeadLetter.of(
+        Message(position=Position(Partition(topics.entities, 2), 0), value=random.Random(1).randbytes(9000)),
+        Reason.NO_TEXT,
+        "no text",
+    )
+    publish(kafka_bootstrap, topics, [forged])
+    done = dlq("retry", "--all", "--to", topics.posts)
+    assert done.status == 1
+    assert f"stood on {topics.entities}, which is neither kafka.posts_topic nor named by --to" in done.err
+    assert not records(kafka_bootstrap, topics.posts)
 
 
 def test_a_message_too_large_for_its_topic_costs_the_others_nothing(
@@ -466,11 +518,10 @@ class Interrupted(Retry):
 
     happens: Callable[[], object]
 
-    def _parcels(self, entries: Sequence[Any]) -> list[Parcel]:
-        parcels = super()._parcels(entries)
+    def _parcels(self, entries: Sequence[Any]) -> Iterator[Parcel]:
         if self.report.num_put_back == 1:
             self.happens()
-        return parcels
+        return super()._parcels(entries)
 
 
 @contextmanager
@@ -480,7 +531,7 @@ def interrupted(bootstrap: str, topics: Any, happens: Callable[[], object]) -> I
     with KafkaReader(connection) as reader:
         topic = DeadLetterTopic(reader, topics.dead_letters)
         survey = topic.survey(Choice())
-        with Interrupted(connection, reader, topic, topics.posts) as retry:
+        with Interrupted(connection, reader, topic, topics.posts, sources=()) as retry:
             retry.happens = happens  # type: ignore[method-assign]
             yield lambda: retry.put_back(survey, survey.in_order())
 
