@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kafka import KafkaAdminClient
-from kafka.errors import KafkaError
+from kafka.errors import InvalidSessionTimeoutError, KafkaError
 
 from consumers.errors import SourceUnavailable
 
@@ -127,6 +127,16 @@ def explain_unreachable(connection: KafkaConnection, seconds: float) -> str:
         f"{tried} (the port is open, but no broker speaks {connection.security_protocol} to us); "
         "see kafka.security_protocol, the credentials and the certificates"
     )
+
+
+def what_to_do(error: KafkaError) -> str:
+    """What mends an error of the group that no retry does."""
+    if isinstance(error, InvalidSessionTimeoutError):
+        return (
+            "set kafka.session_timeout_seconds within what the brokers allow "
+            "(their group.min.session.timeout.ms and group.max.session.timeout.ms)"
+        )
+    return "see the broker's log, then start again"
 
 
 def _why_unreachable(server: str) -> str | None:

@@ -26,6 +26,7 @@ from consumers.kafka_connection import (
     explain_unreachable,
     is_known_missing,
     wait_reachable,
+    what_to_do,
 )
 from consumers.kafka_contact import Contact
 from consumers.kafka_progress import Progress
@@ -135,8 +136,7 @@ class KafkaPoller:
             self._see_commits_through(consumer)
         except KafkaError as cause:
             error = SourceUnavailable(
-                f"reading {self._config.topic} from {self._connection} failed ({cause!r}); "
-                "see the broker's log, then start again"
+                f"reading {self._config.topic} from {self._connection} failed ({cause!r}); " + what_to_do(cause)
             )
             error.__cause__ = cause
         except BaseException as cause:

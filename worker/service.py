@@ -5,6 +5,7 @@ import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 import torch
 
@@ -27,7 +28,7 @@ from worker.pipeline import Parts, Pipeline, PipelineConfig
 from worker.publish import EventSink, JsonlSink, Outcome
 from worker.room import RoomLimits
 from worker.server import ServerConfig, serve
-from worker.settings import Settings
+from worker.settings import KafkaTable, Settings
 from worker.transactional_sink import TransactionalKafkaSink
 
 
@@ -134,10 +135,16 @@ def _sink(settings: Settings, files: Files | None) -> EventSink:
         dead_letters_topic=kafka.dead_letters_topic,
         transaction_seconds=kafka.transaction_seconds,
         # With the name comes the transaction of the process before, which is settled at the start.
-        transactional_id=kafka.group_instance_id and f"{kafka.group_id}-{kafka.group_instance_id}",
+        transactional_id=_transactional_id(kafka),
     )
     sink = TransactionalKafkaSink if kafka.delivery == "exactly_once" else KafkaSink
     return sink(connection_of(settings.kafka), config)
+
+
+def _transactional_id(kafka: KafkaTable) -> str | None:
+    """None for a new one at each start. No two workers of different names have the same."""
+    name = kafka.group_instance_id
+    return f"{kafka.group_id}/{quote(name, safe='')}" if name else None
 
 
 def _cache(settings: Settings, metrics: Metrics) -> Cache:

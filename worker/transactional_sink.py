@@ -5,13 +5,19 @@ from collections.abc import Callable, Sequence
 from typing import Any
 from uuid import uuid4
 
-from kafka.errors import AuthorizationError, CommitFailedError, KafkaError, MessageSizeTooLargeError
+from kafka.errors import (
+    AuthorizationError,
+    CommitFailedError,
+    InvalidTransactionTimeoutError,
+    KafkaError,
+    MessageSizeTooLargeError,
+)
 
 from consumers.kafka import KafkaConnection
 from consumers.kafka_commits import kafka_offsets
 from consumers.source import Offsets
 from worker.errors import PublishAborted, SinkUnavailable
-from worker.kafka_sink import KafkaSink, KafkaSinkConfig, without_bytes
+from worker.kafka_sink import Hopeless, KafkaSink, KafkaSinkConfig, without_bytes
 from worker.publish import Outcome
 
 
@@ -63,6 +69,12 @@ class TransactionalKafkaSink(KafkaSink):
             self._disconnect(1.0)
             if isinstance(error, AuthorizationError):
                 raise
+            # The client tells of it in words alone.
+            if InvalidTransactionTimeoutError.__name__ in str(error):
+                raise Hopeless(
+                    f"kafka.transaction_seconds is {self._config.transaction_seconds:g}, and the brokers at "
+                    f"{self._connection} allow less; lower it, or raise their transaction.max.timeout.ms"
+                ) from error
             raise _NoCoordinator(
                 f"no transaction coordinator answers at {self._connection} ({error!r}); see the broker's log"
             ) from error

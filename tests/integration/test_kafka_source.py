@@ -343,6 +343,21 @@ def test_says_that_the_topic_is_missing(make_source: Make) -> None:
         asyncio.run(run())
 
 
+def test_says_which_setting_the_brokers_refuse(make_source: Make) -> None:
+    """A session that is too short for the brokers is told by the setting's name and by theirs."""
+
+    async def run() -> None:
+        source = make_source(session_timeout_ms=300)
+        try:
+            await source.start(nothing_to_commit)
+            await asyncio.wait_for(source.receive(), 20)
+        finally:
+            await source.close()
+
+    with pytest.raises(SourceUnavailable, match=r"set kafka\.session_timeout_seconds within .*group\.min\.session"):
+        asyncio.run(run())
+
+
 def test_says_that_the_broker_is_away_and_back(own_broker: Any, caplog: pytest.LogCaptureFixture) -> None:
     """Readiness comes and goes with the broker, each told once; what is committed needs no broker, the rest waits."""
 

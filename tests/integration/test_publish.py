@@ -170,6 +170,20 @@ def test_a_missing_topic_is_told_at_the_start(kafka_bootstrap: str, topics: Any)
         run(lambda: KafkaSink(connection, config), nothing)
 
 
+def test_a_transaction_that_the_brokers_find_too_long_is_told_by_its_setting(kafka_bootstrap: str, topics: Any) -> None:
+    """The brokers' limit is a quarter of an hour, where nobody changed it."""
+    connection = KafkaConnection(bootstrap_servers=(kafka_bootstrap,))
+    config = KafkaSinkConfig(
+        entities_topic=topics.entities, dead_letters_topic=topics.dead_letters, transaction_seconds=3600
+    )
+
+    async def nothing(_sink: EventSink) -> None:
+        pytest.fail("it started")
+
+    with pytest.raises(SinkUnavailable, match=r"kafka\.transaction_seconds is 3600.*transaction\.max\.timeout\.ms"):
+        run(lambda: TransactionalKafkaSink(connection, config), nothing)
+
+
 def test_a_broker_that_restarts_while_the_topics_are_looked_for_is_waited_for(own_broker: Any) -> None:
     """It isn't taken for a missing topic, as it once was: the worker then ended, and said to create what was there."""
 
