@@ -4,7 +4,7 @@ import random
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import (
     AwareDatetime,
@@ -30,6 +30,13 @@ WHOLE_NUMBERS = range(-(2**63), 2**64)
 WholeNumber = Annotated[int, Field(ge=WHOLE_NUMBERS.start, lt=WHOLE_NUMBERS.stop)]
 
 ImageChoice = Literal["first", "random"]
+
+
+class PostImage(NamedTuple):
+    """One picture of a post: where it is, and its id, where the post came as a tweet."""
+
+    url: str
+    media_id: str | None = None
 
 
 class Post(WireModel):
@@ -99,16 +106,28 @@ class Post(WireModel):
         """The text as its readers see it, which is what the tagger reads."""
         return ShownText(self.text)
 
-    def choose_image(self, choice: ImageChoice) -> str | None:
-        """The URL of the picture to look at; `random` is seeded by the id, so a replay chooses the same."""
+    def choose_image(self, choice: ImageChoice) -> PostImage | None:
+        """The picture to look at; `random` is seeded by the id, so a replay chooses the same."""
         urls = self.image_urls or ((self.image_url,) if self.image_url else ())
         if not urls:
             return None
-        return urls[0] if choice == "first" else random.Random(self.id).choice(urls)
+        place = 0 if choice == "first" else random.Random(self.id).choice(range(len(urls)))
+        return PostImage(urls[place], self.media_id(place))
+
+    def media_id(self, place: int) -> str | None:
+        """The id of the picture at `place`, where there is one."""
+        return None
 
 
 class Tweet(Post):
     """A post that came as a v1.1 tweet: its text keeps the escapes of Twitter's API, its readers don't see them."""
+
+    media_ids: tuple[str, ...] = ()
+    """One for each of `image_urls`; empty for none."""
+
+    def media_id(self, place: int) -> str | None:
+        """Twitter's id of the picture at `place`."""
+        return self.media_ids[place] or None if place < len(self.media_ids) else None
 
     @cached_property
     def shown(self) -> ShownText:

@@ -81,7 +81,7 @@ def post_fields(tweet: dict[str, Any]) -> dict[str, Any]:
     text = whole.get("full_text") or whole.get("text") or tweet.get("text")
     fields: dict[str, Any] = {
         "id": tweet.get("id_str") or tweet.get("id"),
-        "image_urls": _photo_urls(tweet),
+        **_photos(tweet),
         "lang": tweet.get("lang"),
         "source": "twitter",
         "created_at": _time(tweet.get("created_at")),
@@ -91,29 +91,30 @@ def post_fields(tweet: dict[str, Any]) -> dict[str, Any]:
     return fields
 
 
-def _photo_urls(tweet: dict[str, Any]) -> list[str]:
+def _photos(tweet: dict[str, Any]) -> dict[str, list[str]]:
     original = _nested(tweet, "retweeted_status")
     for status in (tweet, original):
         if status is None:
             continue
         for holder in (_nested(status, "extended_tweet"), status):
-            urls = _media_urls(holder) if holder is not None else []
-            if urls:
-                return urls
-    return []
+            photos = _media(holder) if holder is not None else []
+            if photos:
+                return {"image_urls": [url for url, _ in photos], "media_ids": [own for _, own in photos]}
+    return {}
 
 
-def _media_urls(holder: dict[str, Any]) -> list[str]:
+def _media(holder: dict[str, Any]) -> list[tuple[str, str]]:
+    """URL and id of each photo; an id of another type is none."""
     # `extended_entities` lists all photos, `entities` only the first.
     for name in ("extended_entities", "entities"):
         media = (_nested(holder, name) or {}).get("media")
         photos = [
-            item
+            (item.get("media_url_https") or item.get("media_url"), item.get("id_str"))
             for item in (media if isinstance(media, list) else ())
             if isinstance(item, dict) and item.get("type") == "photo"
         ]
-        urls = [item.get("media_url_https") or item.get("media_url") for item in photos]
-        if found := [url for url in urls if isinstance(url, str)]:
+        found = [(url, own if isinstance(own, str) else "") for url, own in photos if isinstance(url, str)]
+        if found := [(url, own) for url, own in found if url.strip()]:
             return found
     return []
 

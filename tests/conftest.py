@@ -9,12 +9,12 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 from uuid import uuid4
 
 import pytest
 
-from tests.native import native_services
+from tests.native import give_up, native_services
 
 REPOSITORY = Path(__file__).parents[1]
 KAFKA_IMAGE = "apache/kafka:4.1.1"
@@ -54,7 +54,7 @@ def own_broker() -> Iterator[Any]:
         broker = services.NativeKafka()
         broker.start()
     except services.ServiceUnavailable as error:
-        _give_up(str(error))
+        give_up(str(error))
     try:
         services.create_topics(broker.address)
         yield broker
@@ -105,7 +105,7 @@ def _service(variable: str, container: Callable[[], Any], native: str) -> Iterat
             try:
                 address = stack.enter_context(getattr(services, native)()).address
             except services.ServiceUnavailable as no_process:
-                _give_up(f"{variable} isn't set; {no_container}; {no_process}")
+                give_up(f"{variable} isn't set; {no_container}; {no_process}")
         yield address
 
 
@@ -149,10 +149,3 @@ def _check_engine(image: str) -> None:
             docker.from_env(timeout=120).images.pull(image)
         except (DockerException, OSError) as error:
             raise _NotHere(f"the image {image} can't be pulled") from error
-
-
-def _give_up(reason: str) -> NoReturn:
-    line = " ".join(reason.split())[:400]
-    if os.environ.get("CI") == "true":
-        pytest.fail(line, pytrace=False)
-    pytest.skip(line)

@@ -11,23 +11,26 @@ import logging
 import random
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from redis.asyncio import BlockingConnectionPool, Redis
 from redis.exceptions import RedisError
+
+from worker.redis_client import make_client
 
 log = logging.getLogger("nametag.cache")
 
 DIGEST_BYTES = 16
+ENTRY_BYTES = 300
+"""What an entry in memory takes beside its key and its value: many are hardly more than that."""
 
 
 class Cache(Protocol):
     """Bytes by key, for a while. Neither call raises for trouble with the cache."""
 
-    async def get(self, key: str) -> bytes | None:
-        """The value, None on a miss."""
+    async def get(self, key: str, deadline: float | None = None) -> bytes | None:
+        """The value, None on a miss, or where it can't be had by `deadline`, in asyncio's time."""
 
     async def set(self, key: str, value: bytes, ttl_seconds: float) -> None:
         """Keep `value` for about `ttl_seconds`."""
@@ -45,7 +48,7 @@ class MemoryCache:
         self._values: OrderedDict[str, tuple[float, bytes]] = OrderedDict()
         self._num_bytes = 0
 
-    async def get(self, key: str) -> bytes | None:
+    async def get(self, key: str, deadline: float | None = None) -> bytes | None:
         """The value, None on a miss or past its time."""
         entry = self._values.get(key)
         if entry is None:
@@ -59,10 +62,10 @@ class MemoryCache:
     async def set(self, key: str, value: bytes, ttl_seconds: float) -> None:
         """Keep `value`; the least recently used ones make room."""
         self._drop(key)
-        if len(value) > self._max_bytes:
+        if _size(key, value) > self._max_bytes:
             return
         self._values[key] = (self._clock() + ttl_seconds, value)
-        self._num_bytes += len(value)
+        self._num_bytes += _size(key, value)
         while self._num_bytes > self._max_bytes:
             self._drop(next(iter(self._values)))
 
@@ -71,14 +74,18 @@ class MemoryCache:
 
     def _drop(self, key: str) -> None:
         if entry := self._values.pop(key, None):
-            self._num_bytes -= len(entry[1])
+            self._num_bytes -= _size(key, entry[1])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheLimits:
-    """How long Redis may take, and when it is bypassed for a while."""
+    """How long Redis may take, waiting for a connection included, and when it is bypassed for a while.
+
+    A value above `max_value_bytes` isn't kept.
+    """
 
     timeout_seconds: float = 0.25
+    max_value_bytes: int = 2 * 1024 * 1024
     failures_to_open: int = 5
     open_seconds: float = 5.0
     max_connections: int = 8
@@ -86,28 +93,37 @@ class CacheLimits:
 
 
 class RedisCache:
-    """Redis behind a deadline and a breaker. It need not be up, not even at the start."""
+    """Redis behind a deadline and a breaker. It need not be up, not even at the start.
 
-    def __init__(self, url: str, limits: CacheLimits, *, on_event: Callable[[str], None] = lambda _event: None) -> None:
+    Raises ValueError where `url` is none of a Redis, see `worker/redis_client.py`.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        limits: CacheLimits,
+        *,
+        is_cluster: bool = False,
+        sentinels: Sequence[str] = (),
+        on_event: Callable[[str], None] = lambda _event: None,
+    ) -> None:
         self._limits = limits
         self._on_event = on_event
         self._num_failures = 0
         self._open_until = 0.0
         self._is_bypassed = False
         self._turns = asyncio.Semaphore(limits.max_connections)
-        pool = BlockingConnectionPool.from_url(
+        self._redis = make_client(
             url,
+            is_cluster=is_cluster,
+            sentinels=sentinels,
+            timeout_seconds=limits.timeout_seconds,
             max_connections=limits.max_connections,
-            timeout=limits.timeout_seconds,
-            socket_timeout=limits.timeout_seconds,
-            socket_connect_timeout=limits.timeout_seconds,
-            socket_keepalive=True,
         )
-        self._redis = Redis(connection_pool=pool)
 
-    async def get(self, key: str) -> bytes | None:
+    async def get(self, key: str, deadline: float | None = None) -> bytes | None:
         """The value, None on a miss, on trouble, or where it isn't what was put there."""
-        framed = await self._call(lambda: self._redis.get(key))
+        framed = await self._call(lambda: self._redis.get(key), deadline)
         if not isinstance(framed, bytes):
             self._on_event("miss")
             return None
@@ -119,7 +135,10 @@ class RedisCache:
         return value
 
     async def set(self, key: str, value: bytes, ttl_seconds: float) -> None:
-        """Keep `value`, unless Redis is in trouble."""
+        """Keep `value`, unless it is too large or Redis is in trouble."""
+        if len(value) > self._limits.max_value_bytes:
+            self._on_event("too_large")
+            return
         jitter = 1 + random.uniform(-self._limits.ttl_jitter, self._limits.ttl_jitter)
         milliseconds = max(1, round(ttl_seconds * jitter * 1000))
         await self._call(lambda: self._redis.set(key, _digest(key, value) + value, px=milliseconds))
@@ -130,23 +149,46 @@ class RedisCache:
             async with asyncio.timeout(self._limits.timeout_seconds):
                 await self._redis.aclose()
 
-    async def _call(self, command: Callable[[], object]) -> object:
-        # A turn is waited for outside of the deadline: many readers at once are load, not trouble.
-        async with self._turns:
-            if time.monotonic() < self._open_until:
-                self._on_event("bypassed")
-                return None
-            try:
-                async with asyncio.timeout(2 * self._limits.timeout_seconds):
-                    reply = await command()  # type: ignore[misc]
-            except (RedisError, OSError, TimeoutError) as error:
+    async def _call(self, command: Callable[[], object], deadline: float | None = None) -> object:
+        """Redis's answer, or None. `deadline`, in asyncio's time, may cut our own short."""
+        if self._bypasses():
+            return None
+        own = asyncio.get_running_loop().time() + self._limits.timeout_seconds
+        by = own if deadline is None else min(deadline, own)
+        try:
+            async with asyncio.timeout_at(by):
+                await self._turns.acquire()
+        except TimeoutError:
+            self._on_event("late")
+            return None
+        try:
+            return None if self._bypasses() else await self._answer(command, by)
+        finally:
+            self._turns.release()
+
+    async def _answer(self, command: Callable[[], object], by: float) -> object:
+        left = by - asyncio.get_running_loop().time()
+        try:
+            async with asyncio.timeout_at(by):
+                reply = await command()  # type: ignore[misc]
+        except (RedisError, OSError, TimeoutError) as error:
+            if isinstance(error, TimeoutError) and left < self._limits.timeout_seconds / 2:
+                # Many readers at once, or one that had waited before: load, and no trouble with Redis.
+                self._on_event("late")
+            else:
                 self._fail(error)
-                return None
-            self._num_failures = 0
-            if self._is_bypassed:
-                self._is_bypassed = False
-                log.info("cache_back")
-            return reply
+            return None
+        self._num_failures = 0
+        if self._is_bypassed:
+            self._is_bypassed = False
+            log.info("cache_back")
+        return reply
+
+    def _bypasses(self) -> bool:
+        if time.monotonic() >= self._open_until:
+            return False
+        self._on_event("bypassed")
+        return True
 
     def _fail(self, error: Exception) -> None:
         self._on_event("error")
@@ -160,6 +202,10 @@ class RedisCache:
             # Once until it is back, and of the error only the kind: its words may name the URL.
             self._is_bypassed = True
             log.warning("cache_bypassed", extra={"error": type(error).__name__, "failures": self._num_failures + 1})
+
+
+def _size(key: str, value: bytes) -> int:
+    return ENTRY_BYTES + len(key) + len(value)
 
 
 def _digest(key: str, value: bytes) -> bytes:

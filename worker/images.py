@@ -1,35 +1,21 @@
-"""A post's picture: its features from the cache, else its pixels, from the cache or the network.
-
-Three kinds of entries: a URL's pixel digest or the reason why it can't be had, a URL's bytes, and the
-features that one tower has of one picture, which serve every post that shows it.
-"""
+"""A post's picture: its features from the cache, else its pixels, from a directory, the cache or the network."""
 
 import asyncio
-import hashlib
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from consumers.image_status import ImageStatus
-from worker.cache import Cache
+from consumers.posts import PostImage
 from worker.decode import Decoder
 from worker.errors import ImageError
 from worker.fetch import ImageFetcher
+from worker.image_cache import ImageCache, Reads
+from worker.image_directory import ImageDirectory
 
-DAY = 86_400.0
-URL_SECONDS = DAY
-FEATURES_SECONDS = 7 * DAY
-FAILURE_SECONDS = {
-    ImageStatus.NOT_FOUND: 600.0,
-    ImageStatus.GONE: DAY,
-    ImageStatus.FORBIDDEN: 600.0,
-    ImageStatus.TOO_LARGE: DAY,
-    ImageStatus.TOO_SLOW: 30.0,
-    ImageStatus.BAD_IMAGE: 600.0,
-    ImageStatus.UNSUPPORTED: DAY,
-    ImageStatus.HOST_DOWN: 30.0,
-}
-"""How long a failure is believed; a blocked address costs nothing to find again, and is not kept."""
+MAX_FLIGHTS = 4096
+"""Look-ups under way, those included whose posts have gone on without them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,81 +34,113 @@ class FoundPixels:
     pixels: np.ndarray
 
 
+Found = FoundFeatures | FoundPixels
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageSourceConfig:
+    """How long a post waits for its picture, whatever holds it up, and whether the network is asked at all."""
+
+    wait_seconds: float = 6.0
+    fetches: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Origin:
+    """Where a picture's bytes are, and the name under which what is seen there is kept."""
+
+    name: str
+    read: Callable[[Reads], Awaitable[bytes]]
+
+
 class ImageSource:
-    """Looks pictures up for one tower; one look-up for all that wait for the same URL."""
+    """Looks pictures up for one tower; one look-up for all that wait for the same picture."""
 
     def __init__(
         self,
         fetcher: ImageFetcher,
         decoder: Decoder,
-        cache: Cache,
-        tower_digest: str,
-        feature_shape: tuple[int, int],
+        cache: ImageCache,
+        directory: ImageDirectory | None = None,
+        config: ImageSourceConfig | None = None,
     ) -> None:
         self._fetcher = fetcher
         self._decoder = decoder
         self._cache = cache
-        self._tower_digest = tower_digest
-        self._shape = feature_shape
-        self._flights: dict[str, asyncio.Task[FoundFeatures | FoundPixels]] = {}
+        self._directory = directory
+        self._config = config or ImageSourceConfig()
+        self._flights: dict[PostImage, asyncio.Task[Found]] = {}
 
-    async def look_up(self, url: str) -> FoundFeatures | FoundPixels:
-        """The picture at `url`. Raises `ImageError` with the status that the event will have."""
-        flight = self._flights.get(url)
+    async def look_up(self, image: PostImage) -> Found:
+        """The post's picture. Raises `ImageError` with the status that the event will have.
+
+        That is `late` at the end of the wait; the picture is fetched all the same, for the posts that follow.
+        """
+        flight = self._flights.get(image)
         if flight is None:
-            flight = self._flights[url] = asyncio.create_task(self._look_up(url))
-            flight.add_done_callback(lambda done: self._land(url, done))
-        # A waiter that gives up must not take the flight from the others.
-        return await asyncio.shield(flight)
+            if len(self._flights) >= MAX_FLIGHTS:
+                raise ImageError(ImageStatus.LATE, "too many pictures are on their way")
+            flight = self._flights[image] = asyncio.create_task(self._look_up(image))
+            flight.add_done_callback(lambda done: self._land(image, done))
+        try:
+            async with asyncio.timeout(self._config.wait_seconds):
+                # A waiter that gives up must not take the flight from the others.
+                return await asyncio.shield(flight)
+        except TimeoutError as error:
+            raise ImageError(ImageStatus.LATE, f"not there within {self._config.wait_seconds:g} s") from error
 
-    def _land(self, url: str, flight: asyncio.Task[FoundFeatures | FoundPixels]) -> None:
-        self._flights.pop(url, None)
+    def remember(self, digest: str, features: np.ndarray) -> None:
+        """Keep the features (49, D) that the tower has of the picture with these pixels."""
+        self._cache.keep_features(digest, features)
+
+    async def close(self) -> None:
+        """Give up what is under way, and wait for what is being written."""
+        for flight in list(self._flights.values()):
+            flight.cancel()
+        await self._cache.settle()
+
+    def _land(self, image: PostImage, flight: asyncio.Task[Found]) -> None:
+        self._flights.pop(image, None)
         if not flight.cancelled():
             flight.exception()  # whoever waited has it; nobody may be left
 
-    async def _look_up(self, url: str) -> FoundFeatures | FoundPixels:
-        seen = await self._cache.get(_url_key("seen", url))
-        if seen is not None:
-            kind, _, rest = seen.decode("ascii", "replace").partition(":")
-            # A status that another release wrote, and this one doesn't know, is a miss.
-            if kind == "failed" and rest in FAILURE_SECONDS:
-                raise ImageError(ImageStatus(rest), "it failed a short while ago")
-            if kind == "pixels" and (features := await self._features(rest)) is not None:
-                return FoundFeatures(digest=rest, features=features)
+    async def _look_up(self, image: PostImage) -> Found:
         try:
-            data = await self._bytes(url)
-            pixels = await self._decoder.decode(data)
+            # What nobody waits for any more has to end, too.
+            async with asyncio.timeout(2 * self._config.wait_seconds):
+                return await self._look_at(await self._origin(image))
+        except TimeoutError as error:
+            raise ImageError(ImageStatus.LATE, "not there in twice the time") from error
+
+    async def _origin(self, image: PostImage) -> _Origin:
+        if self._directory is not None and (file := await self._directory.find(image)) is not None:
+            return _Origin(name=file.name, read=lambda _reads: file.read())
+        if not self._config.fetches:
+            raise ImageError(ImageStatus.NOT_FOUND, "no file of images.directory, and images.fetch is off")
+        return _Origin(name=image.url, read=lambda reads: self._fetched(image.url, reads))
+
+    async def _look_at(self, origin: _Origin) -> Found:
+        reads = self._cache.reads()
+        seen = await reads.seen(origin.name)
+        if seen and seen.failure:
+            raise ImageError(seen.failure, "it failed a short while ago")
+        if seen and seen.digest and (features := await reads.features(seen.digest)) is not None:
+            return FoundFeatures(digest=seen.digest, features=features)
+        try:
+            pixels = await self._decoder.decode(await origin.read(reads))
         except ImageError as error:
-            if seconds := FAILURE_SECONDS.get(error.status):
-                await self._cache.set(_url_key("seen", url), f"failed:{error.status}".encode(), seconds)
+            self._cache.keep_failure(origin.name, error.status)
             raise
-        await self._cache.set(_url_key("seen", url), f"pixels:{pixels.digest}".encode(), URL_SECONDS)
-        if (features := await self._features(pixels.digest)) is not None:
+        self._cache.keep_digest(origin.name, pixels.digest)
+        is_new = seen is None or seen.digest != pixels.digest
+        # New to this URL, but another may have shown it.
+        if is_new and (features := await reads.features(pixels.digest)) is not None:
             return FoundFeatures(digest=pixels.digest, features=features)
         return FoundPixels(digest=pixels.digest, pixels=pixels.values)
 
-    async def remember(self, digest: str, features: np.ndarray) -> None:
-        """Keep the features (49, D) that the tower has of the picture with these pixels."""
-        data = np.ascontiguousarray(features, dtype=np.float16).tobytes()
-        await self._cache.set(self._features_key(digest), data, FEATURES_SECONDS)
-
-    async def _bytes(self, url: str) -> bytes:
-        key = _url_key("bytes", url)
-        data = await self._cache.get(key)
+    async def _fetched(self, url: str, reads: Reads) -> bytes:
+        data = await reads.data(url)
         if data is None:
             data = await self._fetcher.fetch(url)
-            await self._cache.set(key, data, URL_SECONDS)
+            self._cache.keep_bytes(url, data)
         return data
-
-    async def _features(self, digest: str) -> np.ndarray | None:
-        data = await self._cache.get(self._features_key(digest))
-        if data is None or len(data) != 2 * self._shape[0] * self._shape[1]:
-            return None
-        return np.frombuffer(data, dtype=np.float16).reshape(self._shape).copy()
-
-    def _features_key(self, digest: str) -> str:
-        return f"nametag:features:{self._tower_digest}:{digest}"
-
-
-def _url_key(kind: str, url: str) -> str:
-    return f"nametag:{kind}:{hashlib.sha256(url.encode('utf-8', 'surrogatepass')).hexdigest()}"

@@ -7,7 +7,9 @@ from pathlib import Path
 from consumers.image_status import ImageStatus
 from worker.decode import DecodeLimits, Decoder, Pixels
 from worker.errors import ImageError
-from worker.fetch import FetchLimits, ImageFetcher
+from worker.fetch import ImageFetcher
+from worker.image_directory import read_image_file
+from worker.image_settings import fetch_limits
 from worker.settings import Settings
 
 _ORIGINS = "set NAMETAG_IMAGES__ALLOW_ORIGINS to fetch from your own network"
@@ -39,7 +41,7 @@ async def read_image(name: str, settings: Settings) -> OneImage:
         if is_remote:
             data = await _fetch(name, settings)
         else:
-            data = await asyncio.to_thread(_read_file, name, settings.images.max_image_bytes)
+            data = await asyncio.to_thread(read_image_file, Path(name), settings.images.max_image_bytes)
         async with Decoder(DecodeLimits()) as decoder:
             pixels = await decoder.decode(data)
     except ImageError as error:
@@ -50,22 +52,5 @@ async def read_image(name: str, settings: Settings) -> OneImage:
 
 
 async def _fetch(url: str, settings: Settings) -> bytes:
-    limits = FetchLimits(
-        total_seconds=settings.images.total_seconds,
-        max_image_bytes=settings.images.max_image_bytes,
-        allow_origins=settings.images.allow_origins,
-    )
-    async with ImageFetcher(limits) as fetcher:
+    async with ImageFetcher(fetch_limits(settings.images)) as fetcher:
         return await fetcher.fetch(url)
-
-
-def _read_file(name: str, max_bytes: int) -> bytes:
-    try:
-        with Path(name).open("rb") as file:
-            data = file.read(max_bytes + 1)
-    except (OSError, ValueError) as error:  # a name with a NUL is a ValueError
-        reason = getattr(error, "strerror", None) or str(error)
-        raise ImageError(ImageStatus.NOT_FOUND, reason[:1].lower() + reason[1:]) from error
-    if len(data) > max_bytes:
-        raise ImageError(ImageStatus.TOO_LARGE, f"over {max_bytes} bytes")
-    return data

@@ -181,7 +181,7 @@ class Pipeline:
                 prepared, report = await self._prepare(post)
             tagged = await self._parts.batcher.tag(prepared) if prepared.tokens else None
             if tagged and prepared.picture and tagged.new_features is not None:
-                await self._parts.images.remember(prepared.picture.digest, tagged.new_features)
+                self._parts.images.remember(prepared.picture.digest, tagged.new_features)
             outcome: Outcome = self._finish(message, post, tagged, report)
         except BadMessage as error:
             outcome = DeadLetter.of(message, error.reason, str(error))
@@ -191,12 +191,13 @@ class Pipeline:
 
     async def _prepare(self, post: Post) -> tuple[Prepared, ImageReport]:
         tokens = await self._tokenize(post.shown.text)
-        url = post.choose_image(self._config.image_choice)
-        if url is None or not self._parts.tagger.uses_image or not tokens:
+        image = post.choose_image(self._config.image_choice)
+        url = image.url if image else None
+        if image is None or not self._parts.tagger.uses_image or not tokens:
             return Prepared(tokens=tokens), ImageReport(status=ImageStatus.NONE, url=url)
         picture: FoundFeatures | FoundPixels
         try:
-            picture = await self._parts.images.look_up(url)
+            picture = await self._parts.images.look_up(image)
         except ImageError as error:
             return Prepared(tokens=tokens), ImageReport(status=error.status, url=url)
         report = ImageReport(status=ImageStatus.USED, url=url, digest=picture.digest)

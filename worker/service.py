@@ -16,11 +16,8 @@ from model.errors import CheckpointError
 from model.inference import Tagger
 from worker.batch_runner import BatchLimits, BatchRunner
 from worker.batches import Batcher
-from worker.cache import Cache, CacheLimits, MemoryCache, RedisCache
-from worker.decode import DecodeLimits, Decoder
 from worker.errors import CheckpointUnavailable, SettingsError, WorkerError
-from worker.fetch import FetchLimits, ImageFetcher
-from worker.images import ImageSource
+from worker.image_settings import image_source, make_cache
 from worker.kafka_settings import connection_of
 from worker.kafka_sink import KafkaSink, KafkaSinkConfig
 from worker.metrics import Metrics
@@ -66,19 +63,14 @@ async def run_worker(
     metrics = Metrics()
     if files is not None:
         files.check()
-    cache = _cache(settings, metrics)
+    cache = make_cache(settings, metrics)
     tagger = await asyncio.to_thread(_load_tagger, settings)
     metrics.checkpoint.labels(tagger.checkpoint_id, tagger.variant).set(1)
-    fetch_limits = FetchLimits(
-        total_seconds=settings.images.total_seconds,
-        max_image_bytes=settings.images.max_image_bytes,
-        allow_origins=settings.images.allow_origins,
-    )
     try:
-        async with ImageFetcher(fetch_limits) as fetcher, Decoder(DecodeLimits()) as decoder:
+        async with image_source(settings, cache, tagger) as images:
             parts = Parts(
                 source=_source(settings, files),
-                images=ImageSource(fetcher, decoder, cache, tagger.tower_digest, tagger.feature_shape),
+                images=images,
                 tagger=tagger,
                 batcher=Batcher(BatchRunner(tagger, _batch_limits(settings), metrics), metrics),
                 sink=_sink(settings, files),
@@ -145,24 +137,6 @@ def _transactional_id(kafka: KafkaTable) -> str | None:
     """None for a new one at each start. No two workers of different names have the same."""
     name = kafka.group_instance_id
     return f"{kafka.group_id}/{quote(name, safe='')}" if name else None
-
-
-def _cache(settings: Settings, metrics: Metrics) -> Cache:
-    if settings.redis.url is None:
-        return MemoryCache(max_bytes=settings.images.memory_cache_bytes)
-    limits = CacheLimits(timeout_seconds=settings.redis.timeout_seconds)
-    try:
-        return RedisCache(
-            settings.redis.url.get_secret_value(),
-            limits,
-            on_event=lambda event: metrics.cache_events.labels(event).inc(),
-        )
-    except ValueError:
-        # Without the cause, which quotes the URL and the password in it.
-        raise SettingsError(
-            "redis.url is no URL of a Redis, such as redis://user:password@host:6379/0 (rediss:// for TLS); "
-            "in a password, write / ? # @ and : as %2F %3F %23 %40 and %3A"
-        ) from None
 
 
 def _batch_limits(settings: Settings) -> BatchLimits:

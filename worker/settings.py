@@ -10,10 +10,10 @@ import tomllib
 from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -89,6 +89,24 @@ class RedisTable(Table):
     timeout_seconds: float = Field(
         0.25, gt=0, description="How many seconds an answer may take, before a picture is fetched without the cache."
     )
+    cluster: bool = Field(False, description="Whether the URL names one server of a Redis Cluster.")
+    sentinels: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Sentinels as host:port, a list or separated by commas; the URL's host is then their service."
+    )
+    max_value_bytes: int = Field(
+        2 * 1024 * 1024, gt=0, description="The largest picture to keep, in bytes; what is seen in it is kept anyway."
+    )
+
+    @field_validator("sentinels", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return _split_list(value, "hosts", '["host1:26379"]')
+
+    @model_validator(mode="after")
+    def _is_one_kind(self) -> Self:
+        if self.cluster and self.sentinels:
+            raise ValueError("is either a cluster or watched by sentinels, not both")
+        return self
 
 
 class ImagesTable(Table):
@@ -99,7 +117,17 @@ class ImagesTable(Table):
         frozenset(),
         description="Origins exempt from the address guard, such as your own CDN's: a list, or separated by commas.",
     )
-    total_seconds: float = Field(5.0, gt=0, description="How many seconds a picture may take, redirects included.")
+    directory: Path | None = Field(
+        None,
+        description="A directory with pictures named by their media id or as in their URL, looked for there first.",
+    )
+    fetch: bool = Field(True, description="Whether pictures that aren't in the directory are fetched.")
+    wait_seconds: float = Field(
+        6.0,
+        gt=0,
+        description="How many seconds a post waits for its picture, whatever holds it up, before it goes on without.",
+    )
+    total_seconds: float = Field(5.0, gt=0, description="How many seconds a fetch may take, redirects included.")
     max_image_bytes: int = Field(10 * 1024 * 1024, gt=0, description="The largest picture to fetch, in bytes.")
     memory_cache_bytes: int = Field(
         256 * 1024 * 1024, gt=0, description="The size of the cache in memory in bytes, where there is no Redis."
@@ -108,16 +136,14 @@ class ImagesTable(Table):
     @field_validator("allow_origins", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
-        if not isinstance(value, str):
-            return value
-        if value.lstrip().startswith("["):
-            try:
-                return json.loads(value)
-            except ValueError as error:
-                raise ValueError(
-                    'must be origins separated by commas, or a JSON list such as ["http://127.0.0.1:8000"]'
-                ) from error
-        return [origin.strip() for origin in value.split(",") if origin.strip()]
+        return _split_list(value, "origins", '["http://127.0.0.1:8000"]')
+
+    @field_validator("directory")
+    @classmethod
+    def _is_there(cls, directory: Path | None) -> Path | None:
+        if directory is not None and not directory.is_dir():
+            raise ValueError("must be a directory that is there")
+        return directory
 
     @field_validator("allow_origins")
     @classmethod
@@ -125,6 +151,18 @@ class ImagesTable(Table):
         if not all(map(_is_origin, origins)):
             raise ValueError("must be origins such as http://127.0.0.1:8000, each with http:// or https://")
         return origins
+
+
+def _split_list(value: object, what: str, example: str) -> object:
+    """A list as it is; a text as the parts between its commas, or as JSON."""
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("["):
+        try:
+            return json.loads(value)
+        except ValueError as error:
+            raise ValueError(f"must be {what} separated by commas, or a JSON list such as {example}") from error
+    return [part.strip() for part in value.split(",") if part.strip()]
 
 
 class BatchTable(Table):

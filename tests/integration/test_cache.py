@@ -11,7 +11,7 @@ from uuid import uuid4
 import pytest
 from redis import Redis
 
-from worker.cache import Cache, CacheLimits, MemoryCache, RedisCache, _digest
+from worker.cache import ENTRY_BYTES, Cache, CacheLimits, MemoryCache, RedisCache, _digest
 
 MakeCache = Callable[[], Cache]
 
@@ -67,13 +67,14 @@ def test_memory_is_bounded() -> None:
     """The least recently used make room; one larger than all is not kept."""
 
     async def scenario() -> None:
-        cache = MemoryCache(max_bytes=30)
+        # Many entries are hardly more than their keys: what an entry itself takes counts too.
+        cache = MemoryCache(max_bytes=3 * (ENTRY_BYTES + 11))
         for name in "abc":
             await cache.set(name, b"x" * 10, 60)
         await cache.get("a")
         await cache.set("d", b"x" * 10, 60)
         assert [await cache.get(name) is not None for name in "abcd"] == [True, False, True, True]
-        await cache.set("e", b"x" * 31, 60)
+        await cache.set("e", b"x" * (3 * ENTRY_BYTES + 33), 60)
         assert await cache.get("e") is None
 
     asyncio.run(scenario())
@@ -231,15 +232,35 @@ def framed(key: bytes) -> bytes:
 
 
 def test_many_readers_at_once_do_not_shut_the_breaker(redis_url: str) -> None:
-    """More posts than connections wait for their turn: that is load, not trouble."""
+    """More posts than connections wait for their turn, each its time and no longer: that is load, not trouble."""
     events: list[str] = []
 
     async def scenario() -> None:
         cache = RedisCache(redis_url, CacheLimits(), on_event=events.append)
         keys = [uuid4().hex for _ in range(128)]
         await asyncio.gather(*(cache.set(key, b"x" * 1_000_000, 20) for key in keys))
+        begun = time.perf_counter()
         await asyncio.gather(*(cache.get(key) for key in keys))
+        assert time.perf_counter() - begun < 1.5
         await cache.close()
 
     asyncio.run(scenario())
-    assert set(events) == {"hit"}
+    assert set(events) <= {"hit", "miss", "late"}
+    assert "hit" in events
+
+
+def test_a_value_over_the_cap_is_not_kept(redis_url: str) -> None:
+    """A large picture doesn't push out a thousand small ones."""
+    events: list[str] = []
+    key = uuid4().hex
+
+    async def scenario() -> None:
+        cache = RedisCache(redis_url, CacheLimits(max_value_bytes=10), on_event=events.append)
+        await cache.set(key, b"x" * 10, 60)
+        await cache.set(key + "large", b"x" * 11, 60)
+        assert await cache.get(key) == b"x" * 10
+        assert await cache.get(key + "large") is None
+        await cache.close()
+
+    asyncio.run(scenario())
+    assert events == ["too_large", "hit", "miss"]

@@ -1,16 +1,23 @@
 """Looking pictures up: what is asked of the cache, the network and the decoder, and what is kept."""
 
 import asyncio
+import time
+import tracemalloc
+import zlib
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import numpy as np
 import pytest
 
+import worker.images
 from consumers.image_status import ImageStatus
+from consumers.posts import PostImage
 from worker.cache import MemoryCache
 from worker.decode import Pixels
 from worker.errors import ImageError
-from worker.images import FAILURE_SECONDS, FoundFeatures, FoundPixels, ImageSource, _url_key
+from worker.image_cache import DEFLATED, FAILURE_SECONDS, ImageCache, pack, unpack, url_key
+from worker.images import FoundFeatures, FoundPixels, ImageSource, ImageSourceConfig
 
 SHAPE = (49, 8)
 URL = "http://example.org/x.jpg"
@@ -30,8 +37,10 @@ class World:
         self.asked = asyncio.Semaphore(0)
         self.hold: asyncio.Event | None = None
 
-    def source(self, tower_digest: str = "tower", shape: tuple[int, int] = SHAPE) -> ImageSource:
-        return ImageSource(self, self, self.cache, tower_digest, shape)  # type: ignore[arg-type]  # stands for both
+    def source(self, tower_digest: str = "tower", shape: tuple[int, int] = SHAPE, **config: Any) -> ImageSource:
+        cache = ImageCache(self.cache, tower_digest, shape)
+        stands_for_both: Any = self
+        return ImageSource(stands_for_both, stands_for_both, cache, None, ImageSourceConfig(**config))
 
     async def fetch(self, url: str) -> bytes:
         self.fetched.append(url)
@@ -56,9 +65,17 @@ def run(scenario: Callable[[World], Awaitable[None]]) -> World:
     return world
 
 
+async def look_up(source: ImageSource, url: str = URL) -> FoundFeatures | FoundPixels:
+    """What is found, once all is written that is kept of it."""
+    try:
+        return await source.look_up(PostImage(url))
+    finally:
+        await source._cache.settle()
+
+
 async def status_of(source: ImageSource, url: str = URL) -> ImageStatus:
     with pytest.raises(ImageError) as caught:
-        await source.look_up(url)
+        await look_up(source, url)
     return caught.value.status
 
 
@@ -67,11 +84,11 @@ def test_a_new_picture_comes_as_pixels_and_then_as_features() -> None:
 
     async def scenario(world: World) -> None:
         source = world.source()
-        found = await source.look_up(URL)
+        found = await look_up(source, URL)
         assert isinstance(found, FoundPixels)
         assert found.pixels.shape == (3, 224, 224)
-        await source.remember(found.digest, FEATURES)
-        again = await source.look_up(URL)
+        source.remember(found.digest, FEATURES)
+        again = await look_up(source, URL)
         assert isinstance(again, FoundFeatures)
         assert again.digest == found.digest
         assert again.features.dtype == np.float16
@@ -86,9 +103,9 @@ def test_the_same_pixels_under_another_url_share_their_features() -> None:
 
     async def scenario(world: World) -> None:
         source = world.source()
-        found = await source.look_up(URL)
-        await source.remember(found.digest, FEATURES)
-        assert isinstance(await source.look_up(URL + "?again"), FoundFeatures)
+        found = await look_up(source, URL)
+        source.remember(found.digest, FEATURES)
+        assert isinstance(await look_up(source, URL + "?again"), FoundFeatures)
 
     assert len(run(scenario).fetched) == 2
 
@@ -98,12 +115,12 @@ def test_features_belong_to_the_tower_that_made_them() -> None:
 
     async def scenario(world: World) -> None:
         first = world.source("one")
-        found = await first.look_up(URL)
-        await first.remember(found.digest, FEATURES)
-        assert isinstance(await world.source("two").look_up(URL), FoundPixels)
-        assert isinstance(await world.source("one").look_up(URL), FoundFeatures)
+        found = await look_up(first, URL)
+        first.remember(found.digest, FEATURES)
+        assert isinstance(await look_up(world.source("two"), URL), FoundPixels)
+        assert isinstance(await look_up(world.source("one"), URL), FoundFeatures)
         # Of another width they are no features of this tower, whatever the key says.
-        assert isinstance(await world.source("one", (49, 4)).look_up(URL), FoundPixels)
+        assert isinstance(await look_up(world.source("one", (49, 4)), URL), FoundPixels)
 
     world = run(scenario)
     assert len(world.fetched) == 1
@@ -122,7 +139,7 @@ def test_a_failure_is_believed_for_its_time(status: ImageStatus) -> None:
         assert len(world.fetched) == 1
         world.now += FAILURE_SECONDS[status] * 0.2
         world.answers[URL] = b"there after all"
-        assert isinstance(await source.look_up(URL), FoundPixels)
+        assert isinstance(await look_up(source, URL), FoundPixels)
 
     run(scenario)
 
@@ -135,7 +152,7 @@ def test_a_blocked_address_is_found_anew_each_time() -> None:
         source = world.source()
         assert await status_of(source) is ImageStatus.BLOCKED_ADDRESS
         world.answers[URL] = b"let in"
-        assert isinstance(await source.look_up(URL), FoundPixels)
+        assert isinstance(await look_up(source, URL), FoundPixels)
 
     run(scenario)
 
@@ -148,7 +165,7 @@ def test_a_damaged_picture_is_not_decoded_again_and_again() -> None:
         world.damaged.add(b"damaged")
         source = world.source()
         assert [await status_of(source) for _ in range(3)] == [ImageStatus.BAD_IMAGE] * 3
-        assert isinstance(await source.look_up("http://example.org/fine.jpg"), FoundPixels)
+        assert isinstance(await look_up(source, "http://example.org/fine.jpg"), FoundPixels)
 
     assert run(scenario).decoded == [b"damaged", b"a picture"]
 
@@ -159,7 +176,7 @@ def test_one_look_up_for_all_that_wait() -> None:
     async def scenario(world: World) -> None:
         world.hold = asyncio.Event()
         source = world.source()
-        waiting = [asyncio.create_task(source.look_up(URL)) for _ in range(20)]
+        waiting = [asyncio.create_task(look_up(source, URL)) for _ in range(20)]
         await world.asked.acquire()
         waiting.pop(0).cancel()
         await asyncio.sleep(0)
@@ -179,7 +196,7 @@ def test_one_failure_for_all_that_wait() -> None:
         world.answers[URL] = ImageStatus.GONE
         source = world.source()
         waiting = [asyncio.create_task(status_of(source)) for _ in range(5)]
-        alone = asyncio.create_task(source.look_up(URL + "?alone"))
+        alone = asyncio.create_task(look_up(source, URL + "?alone"))
         await world.asked.acquire()
         await world.asked.acquire()
         alone.cancel()
@@ -200,8 +217,8 @@ def test_an_entry_of_another_release_is_a_miss(value: bytes) -> None:
     """What this release can't read doesn't stop it: the picture is fetched as if it were new."""
 
     async def scenario(world: World) -> None:
-        await world.cache.set(_url_key("seen", URL), value, 60)
-        assert isinstance(await world.source().look_up(URL), FoundPixels)
+        await world.cache.set(url_key("seen", URL), value, 60)
+        assert isinstance(await look_up(world.source(), URL), FoundPixels)
 
     run(scenario)
 
@@ -210,6 +227,97 @@ def test_any_text_can_be_a_url() -> None:
     """Half of a surrogate pair in a URL is a key like any other."""
 
     async def scenario(world: World) -> None:
-        assert isinstance(await world.source().look_up("http://example.org/\ud83d"), FoundPixels)
+        assert isinstance(await look_up(world.source(), "http://example.org/\ud83d"), FoundPixels)
 
     run(scenario)
+
+
+def test_a_post_waits_its_time_and_the_next_one_has_the_picture() -> None:
+    """What holds the picture up costs a post no more than its wait; the fetch goes on for those that follow."""
+
+    async def scenario(world: World) -> None:
+        world.hold = asyncio.Event()
+        source = world.source(wait_seconds=0.2)
+        assert await status_of(source) is ImageStatus.LATE
+        world.hold.set()
+        await asyncio.gather(*source._flights.values())
+        assert isinstance(await look_up(source), FoundPixels)
+
+    assert len(run(scenario).fetched) == 1
+
+
+def test_what_nobody_waits_for_ends() -> None:
+    """A look-up that hangs is given up at twice the wait, and is no failure of its URL."""
+
+    async def scenario(world: World) -> None:
+        world.hold = asyncio.Event()
+        source = world.source(wait_seconds=0.1)
+        assert await status_of(source) is ImageStatus.LATE
+        (flight,) = source._flights.values()
+        await asyncio.wait({flight}, timeout=5)
+        assert not source._flights
+        world.hold = None
+        assert isinstance(await look_up(source), FoundPixels)
+
+    assert len(run(scenario).fetched) == 2
+
+
+def test_too_many_pictures_under_way_are_late_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Posts that went on without their pictures don't fill the memory with look-ups."""
+    monkeypatch.setattr(worker.images, "MAX_FLIGHTS", 2)
+
+    async def scenario(world: World) -> None:
+        world.hold = asyncio.Event()
+        source = world.source(wait_seconds=30)
+        waiting = [asyncio.create_task(look_up(source, URL + str(n))) for n in range(2)]
+        await world.asked.acquire()
+        await world.asked.acquire()
+        assert await status_of(source) is ImageStatus.LATE
+        world.hold.set()
+        await asyncio.gather(*waiting)
+
+    run(scenario)
+
+
+def test_a_slow_cache_costs_a_look_up_its_time_once() -> None:
+    """Reads share their time and writes are not waited for: three reads and two writes cost one deadline."""
+
+    class Slow(MemoryCache):
+        async def get(self, key: str, deadline: float | None = None) -> bytes | None:
+            assert deadline is not None
+            await asyncio.sleep(min(0.15, max(0.0, deadline - asyncio.get_running_loop().time())))
+            return None
+
+        async def set(self, key: str, value: bytes, ttl_seconds: float) -> None:
+            await asyncio.sleep(0.5)
+
+    async def scenario(world: World) -> None:
+        world.cache = Slow(max_bytes=1000)
+        source = world.source()
+        begun = time.perf_counter()
+        assert isinstance(await source.look_up(PostImage(URL)), FoundPixels)
+        assert time.perf_counter() - begun < 0.4
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.9, 1.0])
+def test_features_are_packed_where_that_pays_and_come_back_exactly(share: float) -> None:
+    """Mostly zeros: a fraction of the size. Noise: a byte more. Anything else than these many bytes: nothing."""
+    chance = np.random.default_rng(1)
+    data = (chance.random(20_000) * (chance.random(20_000) >= share)).astype(np.float16).tobytes()
+    packed = pack(data)
+    assert unpack(packed, len(data)) == data
+    assert len(packed) <= (len(data) + 1 if share < 0.5 else 0.8 * len(data) + 1)
+    for damaged in (packed[:-1], packed[1:], b"\2" + packed[1:], b""):
+        assert unpack(damaged, len(data)) is None
+
+
+def test_a_packed_bomb_is_not_unpacked() -> None:
+    """Whoever can write to Redis costs a worker no memory."""
+    bomb = DEFLATED + zlib.compress(bytes(500_000_000), 9)
+    tracemalloc.start()
+    assert unpack(bomb, 1000) is None
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10 * len(bomb)

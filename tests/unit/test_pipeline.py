@@ -16,6 +16,7 @@ from consumers.dead_letters import DeadLetter
 from consumers.errors import Reason
 from consumers.events import EntityEvent
 from consumers.image_status import ImageStatus
+from consumers.posts import PostImage
 from consumers.source import Message, Offsets, Partition, Position, RevokeListener
 from model.inference import TaggedSpan, Tagging, TaggingInput
 from model.tokenizer import Token, tokenize
@@ -128,7 +129,8 @@ class Images:
     def gate(self, url: str) -> asyncio.Event:
         return self.gates.setdefault(url, asyncio.Event())
 
-    async def look_up(self, url: str) -> FoundFeatures | FoundPixels:
+    async def look_up(self, image: PostImage) -> FoundFeatures | FoundPixels:
+        url = image.url
         if url in self.gates:
             await self.gates[url].wait()
         found = self.found.get(url, ImageStatus.GONE)
@@ -138,7 +140,7 @@ class Images:
             raise found
         return found
 
-    async def remember(self, digest: str, features: np.ndarray) -> None:
+    def remember(self, digest: str, features: np.ndarray) -> None:
         self.remembered[digest] = features
 
 

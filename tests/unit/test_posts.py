@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from consumers.errors import BadMessage, Reason
 from consumers.events import Scissors
 from consumers.messages import json_schemas
-from consumers.posts import Post, read_post
+from consumers.posts import Post, PostImage, read_post
 from consumers.source import Message, Partition, Position
 
 POST_SCHEMA = jsonschema.Draft202012Validator(json_schemas()["post.schema.json"])
@@ -103,7 +103,8 @@ def test_any_field_may_be_wrong(body: dict[str, object]) -> None:
 def test_an_empty_url_is_no_picture(pictures: dict[str, object], found: str | None) -> None:
     """A producer that writes an empty field means no picture; its post is tagged."""
     post = read(json.dumps({"id": 1, "text": "a", **pictures}).encode())
-    assert post.choose_image("first") == post.choose_image("random") == found
+    expected = None if found is None else PostImage(str(found))
+    assert post.choose_image("first") == post.choose_image("random") == expected
 
 
 @pytest.mark.parametrize(
@@ -143,7 +144,7 @@ def test_the_random_image_is_the_same_in_a_replay() -> None:
     chosen = [post.choose_image("random") for post in posts]
     assert chosen == [post.choose_image("random") for post in posts]
     assert len(set(chosen)) > 4
-    assert {post.choose_image("first") for post in posts} == {"http://h/0"}
+    assert {post.choose_image("first") for post in posts} == {PostImage("http://h/0")}
 
 
 def test_a_tweet_is_taken_as_it_is() -> None:
@@ -161,7 +162,7 @@ def test_a_tweet_is_taken_as_it_is() -> None:
             "extended_entities": {
                 "media": [
                     {"type": "video", "media_url_https": "https://v"},
-                    {"type": "photo", "media_url_https": "https://p/1.jpg"},
+                    {"type": "photo", "id_str": "77", "media_url_https": "https://p/1.jpg"},
                     {"type": "photo", "media_url_https": "https://p/2.jpg"},
                 ]
             },
@@ -171,6 +172,8 @@ def test_a_tweet_is_taken_as_it_is() -> None:
     assert (post.id, post.text, post.source) == ("99", "R&amp;D in Paris", "twitter")
     assert post.shown.text == "R&D in Paris"
     assert post.image_urls == ("https://p/1.jpg", "https://p/2.jpg")
+    assert post.choose_image("first") == PostImage("https://p/1.jpg", "77")
+    assert post.media_id(1) is None
     assert post.created_at == datetime(2021, 1, 1, 17, 29, tzinfo=UTC)
 
 

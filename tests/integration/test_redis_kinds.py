@@ -1,0 +1,158 @@
+"""The cache on each kind of Redis that a URL and the settings can name: TLS, ACL, cluster, sentinels."""
+
+import asyncio
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis import Redis
+
+from tests.native import give_up, native_services
+from worker.cache import CacheLimits, RedisCache
+
+LIMITS = CacheLimits(timeout_seconds=1.0, failures_to_open=1000)
+
+
+@contextmanager
+def redis_with(*words: str, config: str = "") -> Iterator[Any]:
+    """A redis-server with further words on its command line, or with a configuration file before them.
+
+    `{extra}` in a word is a second free port.
+    """
+    services = native_services()
+
+    class Variant(services.NativeRedis):  # type: ignore[misc] # a module loaded by its path has no types
+        def _prepare(self, folder: Path) -> None:
+            super()._prepare(folder)
+            # At the same time, so that they differ.
+            self._port, self.extra = services._free_ports(2)
+
+        def _command(self, folder: Path) -> list[str]:
+            name, *plain = super()._command(folder)
+            last = [word.format(extra=self.extra) for word in words]
+            if not config:
+                return [name, *plain, *last]
+            (folder / "redis.conf").write_text(config)
+            return [name, str(folder / "redis.conf"), *plain[:4], "--dir", str(folder), *last]
+
+        @property
+        def port(self) -> int:
+            return int(self._port)
+
+    try:
+        server = Variant()
+        server.start()
+    except services.ServiceUnavailable as error:
+        give_up(str(error))
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def works(url: str, *, keys: Sequence[str] = ("a", "b", "c"), **kind: Any) -> list[str]:
+    """Put and get a value under each key; gives what the cache told on the way."""
+    events: list[str] = []
+
+    async def scenario() -> None:
+        cache = RedisCache(url, LIMITS, on_event=events.append, **kind)
+        for key in keys:
+            await cache.set(key, key.encode(), 60)
+            assert await cache.get(key) == key.encode(), events
+        await cache.close()
+
+    asyncio.run(scenario())
+    return events
+
+
+def test_tls_is_spoken_and_certificates_are_checked(tmp_path: Path) -> None:
+    """`rediss://` with an authority that is trusted works; one that isn't is trouble, and no plain text."""
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
+         "-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost", "-keyout", "key.pem", "-out", "cert.pem"],
+        cwd=tmp_path, check=True, capture_output=True,
+    )  # fmt: skip
+    certificate, key = str(tmp_path / "cert.pem"), str(tmp_path / "key.pem")
+    words = ("--tls-port", "{extra}", "--tls-cert-file", certificate, "--tls-key-file", key)
+    with redis_with(*words, "--tls-auth-clients", "no") as server:
+        url = f"rediss://127.0.0.1:{server.extra}/0"
+        assert set(works(f"{url}?ssl_ca_certs={certificate}")) == {"hit"}
+        with pytest.raises(AssertionError, match="error"):
+            works(url)
+
+
+def test_a_user_of_the_acl_needs_no_more_than_his_keys() -> None:
+    """GET, SET and the connection's own commands on nametag's keys are all that the cache asks for."""
+    rules = ("on", ">s%cret", "~nametag:*", "+get", "+set", "+client", "+hello", "+ping", "+select")
+    with redis_with("--user", "tagger", *rules) as server:
+        url = f"redis://tagger:s%25cret@127.0.0.1:{server.port}/0"
+        assert set(works(url, keys=["nametag:a", "nametag:b"])) == {"hit"}
+        with pytest.raises(AssertionError, match="error"):
+            works(url, keys=["elsewhere"])
+
+
+def test_a_cluster_is_asked_where_the_key_is() -> None:
+    """Two servers with half of the slots each; the URL names one of them."""
+    # Their bus is 10,000 ports further, where that isn't said: beyond the last one, for some.
+    cluster = ("--cluster-enabled", "yes", "--cluster-port", "{extra}")
+    with redis_with(*cluster) as first, redis_with(*cluster) as second:
+        clients = [Redis(port=server.port) for server in (first, second)]
+        clients[0].execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 8191)
+        clients[1].execute_command("CLUSTER", "ADDSLOTSRANGE", 8192, 16383)
+        clients[0].execute_command("CLUSTER", "MEET", "127.0.0.1", second.port, second.extra)
+        until(lambda: all(client.execute_command("CLUSTER INFO")["cluster_state"] == "ok" for client in clients))
+        keys = [f"nametag:{n}" for n in range(50)]
+        assert set(works(f"redis://127.0.0.1:{first.port}", keys=keys, is_cluster=True)) == {"hit"}
+        assert all(client.dbsize() for client in clients)
+        for client in clients:
+            client.close()
+
+
+def test_sentinels_name_the_master_and_the_next_one() -> None:
+    """The URL's host is the service's name. When the master dies, the cache goes on with its successor."""
+    with redis_with() as master, redis_with("--replicaof", "127.0.0.1", str(master.port)) as replica:
+        config = (
+            f"sentinel monitor mymaster 127.0.0.1 {master.port} 1\n"
+            "sentinel down-after-milliseconds mymaster 500\nsentinel failover-timeout mymaster 3000\n"
+        )
+        direct = Redis(port=replica.port)
+        until(lambda: direct.info("replication")["master_link_status"] == "up")
+        with redis_with("--sentinel", config=config) as sentinel:
+            watcher = Redis(port=sentinel.port)
+            until(lambda: watcher.execute_command("SENTINEL", "REPLICAS", "mymaster"))
+            asyncio.run(survives(f"127.0.0.1:{sentinel.port}", master))
+            watcher.close()
+        direct.close()
+
+
+async def survives(sentinel: str, master: Any) -> None:
+    """The master goes, and within some seconds values are kept again."""
+    limits = CacheLimits(timeout_seconds=1.0, failures_to_open=3, open_seconds=0.2)
+    cache = RedisCache("redis://mymaster/0", limits, sentinels=[sentinel])
+    await cache.set("k", b"before", 60)
+    assert await cache.get("k") == b"before"
+    master.end()
+    deadline = time.monotonic() + 30
+    while await cache.get("k") != b"after":
+        assert time.monotonic() < deadline
+        await cache.set("k", b"after", 60)
+        await asyncio.sleep(0.1)
+    await cache.close()
+
+
+def until(holds: Any) -> None:
+    deadline = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("sentinels", [["host:0"], [":26379"], ["host:port"]])
+def test_what_is_no_sentinel_is_told(sentinels: list[str]) -> None:
+    """Before anything is connected to."""
+    with pytest.raises(ValueError, match="host:port of a sentinel"):
+        RedisCache("redis://mymaster", CacheLimits(), sentinels=sentinels)

@@ -1,0 +1,175 @@
+"""What is kept of pictures, and for how long.
+
+Three kinds of entries: a URL's pixel digest or the reason why it can't be had, a URL's bytes, and the
+features that one tower has of one picture, which serve every post that shows it.
+"""
+
+import asyncio
+import hashlib
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from consumers.image_status import ImageStatus
+from worker.cache import Cache
+
+DAY = 86_400.0
+URL_SECONDS = DAY
+FEATURES_SECONDS = 7 * DAY
+FAILURE_SECONDS = {
+    ImageStatus.NOT_FOUND: 600.0,
+    ImageStatus.GONE: DAY,
+    ImageStatus.FORBIDDEN: 600.0,
+    ImageStatus.TOO_LARGE: DAY,
+    ImageStatus.TOO_SLOW: 30.0,
+    ImageStatus.BAD_IMAGE: 600.0,
+    ImageStatus.UNSUPPORTED: DAY,
+    ImageStatus.HOST_DOWN: 30.0,
+}
+"""How long a failure is believed; a blocked address costs nothing to find again, and is not kept."""
+
+MAX_WAITING_BYTES = 64 * 1024 * 1024
+"""What may wait to be written; beyond it, what comes isn't kept."""
+
+PLAIN, DEFLATED = b"\0", b"\1"
+WORTHWHILE = 0.8
+"""Features are compressed where that takes them to this share or less: those behind a ReLU are mostly zeros."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What is known of a URL: its picture's pixel digest, or why it can't be had."""
+
+    digest: str | None = None
+    failure: ImageStatus | None = None
+
+
+class ImageCache:
+    """Pictures by URL and features by pixels, of one tower, in a cache of bytes.
+
+    Writes go on beside the posts, which don't wait for them; a look-up's reads share one deadline.
+    """
+
+    def __init__(
+        self, cache: Cache, tower_digest: str, feature_shape: tuple[int, int], *, read_seconds: float = 0.25
+    ) -> None:
+        self._cache = cache
+        self._tower_digest = tower_digest
+        self._shape = feature_shape
+        self._read_seconds = read_seconds
+        self._writes: set[asyncio.Task[None]] = set()
+        self._num_waiting_bytes = 0
+
+    def reads(self) -> "Reads":
+        """The reads of one look-up, which may take `read_seconds` in all."""
+        return Reads(self, self._read_seconds)
+
+    async def get(self, key: str, deadline: float) -> bytes | None:
+        """What is kept under `key`; None on a miss."""
+        return await self._cache.get(key, deadline)
+
+    def keep_failure(self, url: str, status: ImageStatus) -> None:
+        """Believe for a while that `url` can't be had."""
+        if seconds := FAILURE_SECONDS.get(status):
+            self._keep(url_key("seen", url), f"failed:{status}".encode(), seconds)
+
+    def keep_digest(self, url: str, digest: str) -> None:
+        """Know the pixels at `url` again."""
+        self._keep(url_key("seen", url), f"pixels:{digest}".encode(), URL_SECONDS)
+
+    def keep_bytes(self, url: str, data: bytes) -> None:
+        """Save the next fetch of `url`."""
+        self._keep(url_key("bytes", url), data, URL_SECONDS)
+
+    def keep_features(self, digest: str, features: np.ndarray) -> None:
+        """Save the tower's next look at these pixels: features (49, D), kept as fp16."""
+        data = np.ascontiguousarray(features, dtype=np.float16).tobytes()
+        self._keep(self.features_key(digest), pack(data), FEATURES_SECONDS)
+
+    def features_key(self, digest: str) -> str:
+        """Where the features of these pixels are kept; another tower has others."""
+        return f"nametag:features:{self._tower_digest}:{digest}"
+
+    def read_features(self, packed: bytes) -> np.ndarray | None:
+        """Features (49, D) in fp16; None where they are another tower's, or none."""
+        data = unpack(packed, 2 * self._shape[0] * self._shape[1])
+        return None if data is None else np.frombuffer(data, dtype=np.float16).reshape(self._shape).copy()
+
+    async def settle(self) -> None:
+        """Wait for what is being written, each within the cache's own deadline."""
+        while self._writes:
+            await asyncio.wait(self._writes)
+
+    def _keep(self, key: str, value: bytes, seconds: float) -> None:
+        if self._num_waiting_bytes + len(value) > MAX_WAITING_BYTES:
+            return
+        self._num_waiting_bytes += len(value)
+        write = asyncio.create_task(self._cache.set(key, value, seconds))
+        self._writes.add(write)
+        write.add_done_callback(lambda done: self._written(done, len(value)))
+
+    def _written(self, write: asyncio.Task[None], num_bytes: int) -> None:
+        self._writes.discard(write)
+        self._num_waiting_bytes -= num_bytes
+
+
+@dataclass(slots=True)
+class Reads:
+    """Reads that share their time: a slow cache costs a post `seconds_left`, and no more."""
+
+    cache: ImageCache
+    seconds_left: float
+
+    async def seen(self, url: str) -> Seen | None:
+        """What is known of `url`; None for nothing, or nothing that this release can read."""
+        data = await self._get(url_key("seen", url))
+        kind, _, rest = (data or b"").decode("ascii", "replace").partition(":")
+        if kind == "failed" and rest in FAILURE_SECONDS:
+            return Seen(failure=ImageStatus(rest))
+        return Seen(digest=rest) if kind == "pixels" else None
+
+    async def data(self, url: str) -> bytes | None:
+        """What was fetched from `url`."""
+        return await self._get(url_key("bytes", url))
+
+    async def features(self, digest: str) -> np.ndarray | None:
+        """The tower's features (49, D) of these pixels, in fp16."""
+        packed = await self._get(self.cache.features_key(digest))
+        return None if packed is None else self.cache.read_features(packed)
+
+    async def _get(self, key: str) -> "bytes | None":
+        if self.seconds_left <= 0:
+            return None
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        try:
+            return await self.cache.get(key, begun + self.seconds_left)
+        finally:
+            self.seconds_left -= loop.time() - begun
+
+
+def url_key(kind: str, url: str) -> str:
+    """Where an entry of `kind` about `url` is kept."""
+    return f"nametag:{kind}:{hashlib.sha256(url.encode('utf-8', 'surrogatepass')).hexdigest()}"
+
+
+def pack(data: bytes) -> bytes:
+    """`data`, compressed where that pays."""
+    deflated = zlib.compress(data, 1)
+    return DEFLATED + deflated if len(deflated) <= WORTHWHILE * len(data) else PLAIN + data
+
+
+def unpack(packed: bytes, num_bytes: int) -> bytes | None:
+    """What was packed; None where it isn't `num_bytes` long, which a bomb finds out early."""
+    kind, body = packed[:1], packed[1:]
+    if kind == PLAIN:
+        return body if len(body) == num_bytes else None
+    if kind != DEFLATED:
+        return None
+    inflater = zlib.decompressobj()
+    try:
+        data = inflater.decompress(body, num_bytes + 1)
+    except zlib.error:
+        return None
+    return data if inflater.eof and len(data) == num_bytes else None

@@ -1,0 +1,69 @@
+"""How pictures are had, as the settings say: for the worker, and for a command with one picture."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from model.inference import Tagger
+from worker.cache import Cache, CacheLimits, MemoryCache, RedisCache
+from worker.decode import DecodeLimits, Decoder
+from worker.errors import SettingsError
+from worker.fetch import FetchLimits, ImageFetcher
+from worker.image_cache import ImageCache
+from worker.image_directory import ImageDirectory
+from worker.images import ImageSource, ImageSourceConfig
+from worker.metrics import Metrics
+from worker.settings import ImagesTable, RedisTable, Settings
+
+
+@asynccontextmanager
+async def image_source(settings: Settings, cache: Cache, tagger: Tagger) -> AsyncIterator[ImageSource]:
+    """Pictures for `tagger`; what is under way at the end is given up."""
+    images = settings.images
+    kept = ImageCache(cache, tagger.tower_digest, tagger.feature_shape, read_seconds=settings.redis.timeout_seconds)
+    directory = ImageDirectory(images.directory, max_image_bytes=images.max_image_bytes) if images.directory else None
+    config = ImageSourceConfig(wait_seconds=images.wait_seconds, fetches=images.fetch)
+    async with ImageFetcher(fetch_limits(images)) as fetcher, Decoder(DecodeLimits()) as decoder:
+        source = ImageSource(fetcher, decoder, kept, directory, config)
+        try:
+            yield source
+        finally:
+            await source.close()
+
+
+def fetch_limits(images: ImagesTable) -> FetchLimits:
+    """How long, how much and from where."""
+    return FetchLimits(
+        total_seconds=images.total_seconds,
+        max_image_bytes=images.max_image_bytes,
+        allow_origins=images.allow_origins,
+    )
+
+
+def make_cache(settings: Settings, metrics: Metrics) -> Cache:
+    """Redis where one is set, else memory. Raises `SettingsError`."""
+    redis = settings.redis
+    if redis.url is None:
+        return MemoryCache(max_bytes=settings.images.memory_cache_bytes)
+    try:
+        return RedisCache(
+            redis.url.get_secret_value(),
+            CacheLimits(timeout_seconds=redis.timeout_seconds, max_value_bytes=redis.max_value_bytes),
+            is_cluster=redis.cluster,
+            sentinels=redis.sentinels,
+            on_event=lambda event: metrics.cache_events.labels(event).inc(),
+        )
+    except ValueError:
+        # Without the cause, which quotes the URL and the password in it.
+        raise SettingsError(_wrong_url(redis)) from None
+
+
+def _wrong_url(redis: RedisTable) -> str:
+    if redis.sentinels:
+        return (
+            "redis.url or redis.sentinels is wrong: with sentinels, such as host1:26379,host2:26379, the URL's host "
+            "is the name of the service that they watch, as in redis://user:password@mymaster/0"
+        )
+    return (
+        "redis.url is no URL of a Redis, such as redis://user:password@host:6379/0 (rediss:// for TLS); "
+        "in a password, write / ? # @ and : as %2F %3F %23 %40 and %3A"
+    )

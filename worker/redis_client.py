@@ -1,0 +1,60 @@
+"""A client of one Redis, of a cluster, or of whichever server the sentinels call the master."""
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.cluster import RedisCluster
+from redis.asyncio.connection import parse_url
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel
+from redis.backoff import NoBackoff
+
+SENTINEL_PORT = 26379
+
+
+def make_client(
+    url: str, *, is_cluster: bool, sentinels: Sequence[str], timeout_seconds: float, max_connections: int
+) -> Redis | RedisCluster:
+    """A client that connects when it is first asked; each step of it takes `timeout_seconds` at the most.
+
+    `url` names a server, or one of a cluster's, or, with `sentinels` (host:port), the service that they watch.
+    Raises ValueError where it is no such URL.
+    """
+    patience: dict[str, Any] = {
+        "socket_timeout": timeout_seconds,
+        "socket_connect_timeout": timeout_seconds,
+        "socket_keepalive": True,
+    }
+    if is_cluster:
+        # The cache has a deadline and a breaker of its own, and an answer a second later is of no use.
+        once = Retry(NoBackoff(), 1)
+        return RedisCluster.from_url(
+            url, retry=once, require_full_coverage=False, max_connections=max_connections, **patience
+        )
+    if sentinels:
+        return _of_sentinels(url, [_address(each) for each in sentinels], max_connections, patience)
+    pool = BlockingConnectionPool.from_url(url, max_connections=max_connections, timeout=timeout_seconds, **patience)
+    return Redis(connection_pool=pool)
+
+
+def _of_sentinels(
+    url: str, sentinels: Sequence[tuple[str, int]], max_connections: int, patience: dict[str, Any]
+) -> Redis:
+    options: dict[str, Any] = dict(parse_url(url))
+    service = options.pop("host", None)
+    if not service:
+        raise ValueError("with sentinels, the URL's host is the name of the service that they watch")
+    options.pop("port", None)
+    options["ssl"] = options.pop("connection_class", None) is not None
+    watch: Any = Sentinel(sentinels, sentinel_kwargs=patience, **patience)  # type: ignore[no-untyped-call] # theirs
+    return cast("Redis", watch.master_for(service, max_connections=max_connections, **options))
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, colon, port = text.rpartition(":")
+    if not colon or host.endswith(":"):  # no port, or an IPv6 address without brackets
+        return text.strip("[]"), SENTINEL_PORT
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise ValueError(f"{text} is no host:port of a sentinel")
+    return host.strip("[]"), int(port)
