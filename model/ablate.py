@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import signal
 import statistics
 from collections.abc import Callable, Sequence
@@ -20,6 +19,7 @@ from model.evaluate import predict_corpus
 from model.scores import OVERALL, Score, lenient_spans, score, strict_spans
 from model.tagger import Variant
 from model.train import TrainConfig, TrainResult, train
+from model.whole_file import whole_file
 
 BASELINE = "blstm_crf"
 NAMES = {
@@ -200,15 +200,8 @@ def _read(path: Path, fingerprint: str) -> Run:
 
 def _write(path: Path, told: dict[str, Any]) -> None:
     """Write it whole or not at all: its being there says that the training is finished."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            json.dump(told, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path) as file:
+        file.write(json.dumps(told).encode())
 
 
 def _counts(runs: Sequence[Run]) -> Counts:

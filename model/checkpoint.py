@@ -6,7 +6,6 @@ Loading never unpickles. A file that is cut short, altered, foreign or of a newe
 import hashlib
 import json
 import math
-import os
 import platform
 from dataclasses import asdict, dataclass, field
 from importlib import metadata as installed
@@ -23,6 +22,7 @@ from model.labels import LabelSet
 from model.tagger import NameTagger, TaggerConfig
 from model.tokenizer import Scheme
 from model.vocabulary import Vocabulary
+from model.whole_file import whole_file
 
 FORMAT = "nametag-checkpoint"
 FORMAT_VERSION = 1
@@ -77,7 +77,10 @@ class Checkpoint:
 
 
 def save(checkpoint: Checkpoint, path: Path) -> str:
-    """Write the file atomically, so that a reader sees the old one or the new one, whole; gives its id."""
+    """Write the file atomically, so that a reader sees the old one or the new one, whole; gives its id.
+
+    Raises `OutputError` where there is no room, say.
+    """
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.state.items()}
     described = {
         "config": asdict(checkpoint.config),
@@ -98,17 +101,8 @@ def save(checkpoint: Checkpoint, path: Path) -> str:
         "description": text,
         "digest": _digest(text, state),
     }
-    data = safetensors.torch.save(state, metadata)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path) as file:
+        file.write(safetensors.torch.save(state, metadata))
     return metadata["digest"][:ID_LENGTH]
 
 

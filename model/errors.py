@@ -4,6 +4,8 @@ ModelError
 ├── DataError        a data set, label file or image folder can't be used
 ├── PictureError     a picture can't be read, and counts as missing
 ├── CheckpointError  a checkpoint can't be read, or doesn't fit the model
+├── OutputError      a file can't be written
+├── TrainingError    a training can't go on
 └── TaggingError     one post can't be tagged
 """
 
@@ -22,6 +24,14 @@ class PictureError(ModelError):
 
 class CheckpointError(ModelError):
     """A checkpoint can't be read, or it doesn't fit the model asked for."""
+
+
+class OutputError(ModelError):
+    """A file can't be written; what stood there before is whole."""
+
+
+class TrainingError(ModelError):
+    """A training can't go on."""
 
 
 class TaggingError(ModelError):

@@ -12,11 +12,11 @@ from model.checkpoint import Checkpoint, load
 from model.corpora import Corpus
 from model.data import Dataset, ImageFolder
 from model.features import ImageFeatures, compute_features
-from model.inference import tower_of
 from model.labels import LabelSet, Span, spans_of
 from model.mentions import Mentions, mention_hashes, surface
 from model.scores import Familiarity, Score, familiarity, lenient_spans, score, strict_spans
 from model.tagger import NameTagger
+from model.tower_file import tower_of
 from model.vocabulary import Vocabulary
 
 __all__ = ["Score", "Scores", "evaluate", "lenient_spans", "mention_hashes", "predict", "score", "strict_spans"]

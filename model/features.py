@@ -1,7 +1,7 @@
 """Features of a data set's pictures, computed once by a frozen tower, and kept on disk if wished."""
 
 import hashlib
-import os
+import io
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -15,6 +15,7 @@ from torch import Tensor
 from model.data import ImageFolder
 from model.errors import PictureError
 from model.tower import IMAGE_SIZE, MICRO_BATCH, Tower
+from model.whole_file import whole_file
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "BMP", "TIFF")
 """Told by content, not by name: Pillow would start other programs for some of the rest."""
@@ -63,18 +64,19 @@ class FeatureFolder:
     def get(self, picture_digest: str) -> Tensor | None:
         """The features (49, D) of a picture, None where they aren't here whole."""
         try:
-            return torch.from_numpy(np.load(self._path(picture_digest), allow_pickle=False))
+            features = np.load(self._path(picture_digest), allow_pickle=False)
         except (OSError, ValueError, EOFError):
             return None
+        return torch.from_numpy(features) if features.dtype == np.float16 and features.ndim == 2 else None
 
     def put(self, picture_digest: str, features: Tensor) -> None:
-        """Keep the features of a picture; a reader sees all of them or none."""
-        path = self._path(picture_digest)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{os.getpid()}")
-        with temporary.open("wb") as file:
-            np.save(file, features.numpy(), allow_pickle=False)
-        temporary.replace(path)
+        """Keep the features of a picture; a reader sees all of them or none. Raises `OutputError`."""
+        # One that a power failure cuts short is looked at again: thousands of pictures needn't wait for the disk.
+        with whole_file(self._path(picture_digest), durable=False) as file:
+            # By way of memory: NumPy's own writing into a file forgets why it failed.
+            buffer = io.BytesIO()
+            np.save(buffer, features.numpy(), allow_pickle=False)
+            file.write(buffer.getbuffer())
 
     def _path(self, picture_digest: str) -> Path:
         return self._folder / f"{picture_digest}.npy"

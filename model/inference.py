@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-import safetensors
 import torch
 from torch import Tensor
 
@@ -18,7 +17,8 @@ from model.errors import CheckpointError
 from model.labels import Span, spans_of
 from model.tagger import NUM_REGIONS
 from model.tokenizer import Token, tokenize
-from model.tower import Tower, build_tower, learnt_weights
+from model.tower import Tower
+from model.tower_file import tower_of
 
 WINDOW = 512
 """Tokens that are tagged at once; a longer post is cut into windows, so that memory is bounded."""
@@ -53,24 +53,6 @@ class Tagging:
     spans: tuple[TaggedSpan, ...] = ()
     attention: tuple[float, ...] | None = None
     gate: tuple[float, ...] | None = None
-
-
-def tower_of(checkpoint: Checkpoint, path: Path) -> Tower:
-    """The tower of the checkpoint in `path`, with the weights beside it where the tower learnt too.
-
-    Raises `CheckpointError` where the tower here isn't the one the checkpoint was trained with.
-    """
-    learnt = learnt_weights(path)
-    try:
-        tower = build_tower(checkpoint.tower, learnt if learnt.exists() else "default")
-    except (OSError, safetensors.SafetensorError) as error:
-        raise CheckpointError(f"the tower of {path.name} can't be read ({error}); copy {learnt.name} again") from error
-    if tower.digest != checkpoint.tower_digest:
-        raise CheckpointError(
-            f"{path.name} was trained on another {checkpoint.tower} ({checkpoint.tower_digest}) than is "
-            f"here ({tower.digest}); get the same weights, or train it again"
-        )
-    return tower
 
 
 class Tagger:

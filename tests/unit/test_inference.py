@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from model.checkpoint import Checkpoint, save
 from model.errors import CheckpointError
 from model.inference import Tagger, Tagging, TaggingInput
-from model.tower import LearningTower, build_tower, learnt_weights
+from model.tower import build_tower
+from model.tower_file import tower_file, write_tower
 from worker.settings import STARTER_CHECKPOINT
 
 
@@ -93,14 +94,25 @@ def test_a_tower_that_learnt_is_served(tmp_path: Path, small_checkpoint: Callabl
     tower = build_tower("efficientnet_lite0")
     with torch.no_grad():
         next(tower.network.parameters()).add_(0.1)
-    LearningTower(tower).write(learnt_weights(path))
+    weights = write_tower(tower, path)
     save(small_checkpoint("attention", tower_digest=tower.digest), path)
     pixels = torch.randint(256, (1, 3, 224, 224), dtype=torch.uint8)
     assert torch.equal(Tagger.load(path).look(pixels), tower(pixels))
-    weights = learnt_weights(path).read_bytes()
-    learnt_weights(path).write_bytes(weights[: len(weights) // 2])
-    with pytest.raises(CheckpointError, match="copy tuned"):
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(CheckpointError, match=rf"{weights.name} is cut short.*copy it again"):
         Tagger.load(path)
-    learnt_weights(path).unlink()
-    with pytest.raises(CheckpointError, match="same weights"):
+    weights.unlink()
+    with pytest.raises(CheckpointError, match=f"put {weights.name} beside it"):
+        Tagger.load(path)
+
+
+def test_a_tower_under_the_name_of_another_is_refused(
+    tmp_path: Path, small_checkpoint: Callable[..., Checkpoint]
+) -> None:
+    """The name says which weights a checkpoint asks for, and the weights are held against it."""
+    path = tmp_path / "tuned.safetensors"
+    write_tower(build_tower("efficientnet_lite0"), path).rename(tower_file(path, "0" * 16))
+    save(small_checkpoint("attention", tower_digest="0" * 16), path)
+    with pytest.raises(CheckpointError, match=r"tuned\.0{16}\.tower\.safetensors isn't the tower .* named for"):
         Tagger.load(path)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -16,13 +17,14 @@ import torch
 import model.train
 from model.batching import Post
 from model.card import read_card
-from model.checkpoint import load
+from model.checkpoint import Checkpoint, load, save
 from model.corpora import Corpus
 from model.errors import CheckpointError, DataError
 from model.evaluate import evaluate
 from model.optimisation import WeightAverage, learning_rate
 from model.practice import write_practice_set
-from model.tower import build_tower, learnt_weights
+from model.tower import build_tower
+from model.tower_file import tower_file, tower_of, write_tower
 from model.train import TrainConfig, train
 
 POSTS = (
@@ -265,20 +267,9 @@ def test_average_of_weights() -> None:
 
 def test_a_tower_that_learns(config: TrainConfig, tmp_path: Path) -> None:
     """The tower's weights move, its BatchNorm statistics don't, and it is written beside the checkpoint."""
-    write_practice_set(tmp_path / "practice", num_train=4, num_valid=2)
-    config = replace(
-        config,
-        train=str(tmp_path / "practice" / "train.txt"),
-        valid=str(tmp_path / "practice" / "valid.txt"),
-        images=str(tmp_path / "practice" / "images"),
-        variant="attention",
-        tower="efficientnet_lite0",
-        tower_rate=0.1,
-        modality_dropout=0,
-        max_epochs=1,
-    )
+    config = _with_tower(config, tmp_path)
     train(config)
-    before, after = build_tower(config.tower), build_tower(config.tower, learnt_weights(Path(config.out)))
+    before, after = build_tower(config.tower), tower_of(load(Path(config.out))[0], Path(config.out))
     assert load(Path(config.out))[0].tower_digest == after.digest != before.digest
     moved = {
         name
@@ -287,6 +278,62 @@ def test_a_tower_that_learns(config: TrainConfig, tmp_path: Path) -> None:
     }
     assert "conv_stem.weight" in moved
     assert not any("running" in name for name in moved)
+
+
+def test_an_interruption_between_tower_and_checkpoint_keeps_the_pair(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The best before still finds its own tower, gets its temperature, and no tower stays that nobody asks for."""
+    config = replace(_with_tower(config, tmp_path), max_epochs=2)
+    f1s, written = count(), count()
+    monkeypatch.setattr(model.train._Training, "_valid_f1s", lambda self: (float(next(f1s)), 0.0))
+
+    def cut_off(checkpoint: Checkpoint, path: Path) -> str:
+        if next(written) == 1:
+            raise KeyboardInterrupt
+        return save(checkpoint, path)
+
+    monkeypatch.setattr("model.train.save", cut_off)
+    result = train(config)
+    out = Path(config.out)
+    kept, _ = load(out)
+    assert (result.best_epoch, kept.notes["epoch"]) == (0, 0)
+    assert tower_of(kept, out).digest == kept.tower_digest
+    assert list(out.parent.glob("*.tower.safetensors")) == [tower_file(out, kept.tower_digest)]
+
+
+def test_towers_of_earlier_trainings_are_removed(config: TrainConfig, tmp_path: Path) -> None:
+    """Also the ones named without a digest, and where the next training has none; other checkpoints' towers stay."""
+    names = (
+        "out.0123456789abcdef.tower.safetensors",
+        "out.tower.safetensors",
+        "out.2.0123456789abcdef.tower.safetensors",
+    )
+    for name in names:
+        (tmp_path / name).touch()
+    train(replace(config, max_epochs=1, tower_weights=str(tmp_path / names[1])))
+    assert [(tmp_path / name).exists() for name in names] == [False, True, True]
+    train(replace(config, max_epochs=1))
+    assert [(tmp_path / name).exists() for name in names] == [False, False, True]
+
+
+def test_a_tower_of_ones_own_goes_with_the_checkpoint(config: TrainConfig, tmp_path: Path) -> None:
+    """One that didn't learn here, but isn't the package's, is beside the checkpoint as well."""
+    tower = build_tower("efficientnet_lite0")
+    next(tower.network.parameters()).add_(0.1)
+    weights = write_tower(tower, tmp_path / "mine.safetensors")
+    train(replace(_with_tower(config, tmp_path), tower_rate=0, tower_weights=str(weights)))
+    assert tower_of(load(Path(config.out))[0], Path(config.out)).digest == tower.digest
+
+
+@pytest.mark.parametrize("content", [b"", b"no weights", pickle.dumps({"a": 1}), None])
+@pytest.mark.parametrize("name", ["mine.pth", "mine.tower.safetensors"])
+def test_weights_that_are_no_tower(config: TrainConfig, tmp_path: Path, content: bytes | None, name: str) -> None:
+    """A file that is missing or damaged is named, in one line."""
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=rf"^{name}[^\n]*$"):
+        train(replace(_with_tower(config, tmp_path), tower_weights=str(tmp_path / name)))
 
 
 @pytest.mark.parametrize(
@@ -332,6 +379,22 @@ def test_two_processes(config: TrainConfig) -> None:
     state = load(Path(config.out))[0].state
     for name, tensor in alone_state.items():
         torch.testing.assert_close(state[name], tensor, rtol=1e-3, atol=1e-5)
+
+
+def _with_tower(config: TrainConfig, tmp_path: Path) -> TrainConfig:
+    """A training of one epoch whose tower learns, on six drawn posts."""
+    write_practice_set(tmp_path / "practice", num_train=4, num_valid=2)
+    return replace(
+        config,
+        train=str(tmp_path / "practice" / "train.txt"),
+        valid=str(tmp_path / "practice" / "valid.txt"),
+        images=str(tmp_path / "practice" / "images"),
+        variant="attention",
+        tower="efficientnet_lite0",
+        tower_rate=0.1,
+        modality_dropout=0,
+        max_epochs=1,
+    )
 
 
 def _interrupt_in_epoch(epoch: int, monkeypatch: pytest.MonkeyPatch) -> None:
