@@ -14,8 +14,10 @@ import numpy as np
 
 from model.bootstrap import Counts, Difference, counts_of, paired_bootstrap
 from model.corpora import Corpus
+from model.data import Dataset
 from model.errors import DataError
 from model.evaluate import predict_corpus
+from model.input_digests import input_digests
 from model.scores import OVERALL, Score, lenient_spans, score, strict_spans
 from model.tagger import Variant
 from model.train import TrainConfig, TrainResult, train
@@ -107,7 +109,7 @@ def ablate(
         raise DataError(f"{num_seeds} seeds make no table; ask for at least one")
     scored_on = config.valid_corpus if corpus is None else corpus
     data = scored_on.read()
-    fingerprint = _fingerprint(config, data.digest)
+    fingerprint = _fingerprint(config, scored_on, data)
     seeds = tuple(range(num_seeds))
     runs = {
         variant: [_run(config, variant, seed, out, scored_on, fingerprint, train_one) for seed in seeds]
@@ -172,11 +174,15 @@ def _train_whole(config: TrainConfig, train_one: Callable[[TrainConfig], TrainRe
         raise KeyboardInterrupt
 
 
-def _fingerprint(config: TrainConfig, digest: str) -> str:
-    """What a result depends on, beside variant and seed."""
+def _fingerprint(config: TrainConfig, scored_on: Corpus, data: Dataset) -> str:
+    """What a result depends on, beside variant and seed: the settings, and the content of all that is read."""
     free = ("variant", "seed", "out", "features", "log")
     settings = {name: told for name, told in asdict(config).items() if name not in free}
-    return hashlib.sha256(json.dumps([settings, digest], sort_keys=True, default=str).encode()).hexdigest()
+    corpora = [(corpus, corpus.read()) for corpus in config.corpora]
+    # As the variants do that look at pictures.
+    seeing = replace(config, variant="attention_gate")
+    read = [input_digests(seeing, [*corpora, (scored_on, data)], config.valid_corpus.read()), data.digest]
+    return hashlib.sha256(json.dumps([settings, read], sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _read(path: Path, fingerprint: str) -> Run:

@@ -99,7 +99,7 @@ def save(checkpoint: Checkpoint, path: Path) -> str:
         "format": FORMAT,
         "format_version": str(FORMAT_VERSION),
         "description": text,
-        "digest": _digest(text, state),
+        "digest": content_digest(text, state),
     }
     with whole_file(path) as file:
         file.write(safetensors.torch.save(state, metadata))
@@ -135,7 +135,7 @@ def _check(name: str, metadata: dict[str, str], state: dict[str, Tensor]) -> Non
         raise CheckpointError(
             f"{name} has format version {version[:20]!r}, and this nametag reads {FORMAT_VERSION}; update nametag"
         )
-    if metadata.get("digest") != _digest(metadata.get("description", ""), state):
+    if metadata.get("digest") != content_digest(metadata.get("description", ""), state):
         raise CheckpointError(f"{name} was altered since it was made; {WHAT_TO_DO}")
 
 
@@ -158,7 +158,8 @@ def _described(name: str, description: str, state: dict[str, Tensor]) -> Checkpo
         raise CheckpointError(f"{name} lacks or misstates {error}; {WHAT_TO_DO}") from error
 
 
-def _digest(description: str, state: dict[str, Tensor]) -> str:
+def content_digest(description: str, state: dict[str, Tensor]) -> str:
+    """The SHA-256 of a safetensors file's content: its description, and its tensors by name."""
     digest = hashlib.sha256(description.encode())
     for name in sorted(state):
         digest.update(name.encode())

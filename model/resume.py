@@ -6,19 +6,23 @@ each epoch's is seeded by the training's seed and the epoch's number (`seed_epoc
 
 import hashlib
 import json
-import os
 import random
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from model.checkpoint import content_digest
 from model.errors import CheckpointError
 from model.optimisation import WeightAverage
 from model.training_config import TrainConfig
+from model.whole_file import whole_file
+
+_WHAT_TO_DO = "train without --resume"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,11 +42,12 @@ def seed_epoch(seed: int, epoch: int, rank: int) -> random.Random:
 
 
 class ResumeFile:
-    """The resume file of a training that writes its checkpoint to `config.out`."""
+    """The resume file of a training that writes its checkpoint to `config.out`, and reads what has `digests`."""
 
     def __init__(
         self,
         config: TrainConfig,
+        digests: dict[str, str],
         module: nn.Module,
         optimiser: torch.optim.Optimizer,
         average: WeightAverage | None,
@@ -52,13 +57,14 @@ class ResumeFile:
         # How long to train, and where to report, may change on the way, unless the rate hangs on it.
         max_epochs = config.max_epochs if config.schedule == "linear" else 1
         free = replace(config, max_epochs=max_epochs, patience=1, log=None)
-        self._config = json.dumps(asdict(free), sort_keys=True)
+        # By way of JSON, so that what is read compares equal: it has no tuples.
+        self._training: dict[str, dict[str, Any]] = json.loads(json.dumps({"settings": asdict(free), "data": digests}))
         self._module = module
         self._optimiser = optimiser
         self._average = average
 
     def write(self, standing: Standing) -> None:
-        """Write it atomically."""
+        """Write it atomically. Raises `OutputError`."""
         tensors = {f"module/{name}": tensor for name, tensor in self._module.state_dict().items()}
         for number, state in self._optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser/{number}/{name}": torch.as_tensor(value) for name, value in state.items()}
@@ -66,33 +72,48 @@ class ResumeFile:
         if self._average is not None:
             num_steps = self._average.num_steps
             tensors |= {f"average/{number}": tensor for number, tensor in enumerate(self._average.tensors)}
-        metadata = {"config": self._config, "standing": json.dumps(asdict(standing)), "num_steps": str(num_steps)}
-        data = safetensors.torch.save({name: part.detach().cpu().clone() for name, part in tensors.items()}, metadata)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        try:
-            temporary.write_bytes(data)
-            temporary.replace(self.path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        kept = {name: part.detach().cpu().clone() for name, part in tensors.items()}
+        told = json.dumps({**self._training, "standing": asdict(standing), "num_steps": num_steps})
+        with whole_file(self.path) as file:
+            file.write(safetensors.torch.save(kept, {"training": told, "digest": content_digest(told, kept)}))
 
     def read(self) -> Standing:
-        """Take everything back. Raises `CheckpointError` where there is none, or of another configuration."""
+        """Take everything back. Raises `CheckpointError` where there is none, or of other settings or data."""
+        told, tensors = self._content()
+        self._compare(told)
+        try:
+            self._module.load_state_dict(_under(tensors, "module"))
+            self._restore_optimiser(_under(tensors, "optimiser"))
+            if self._average is not None:
+                self._average.num_steps = int(told["num_steps"])
+                for number, tensor in enumerate(self._average.tensors):
+                    tensor.copy_(tensors[f"average/{number}"])
+            return Standing(**told["standing"])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            # Of the same settings and data, but of a network that was built otherwise.
+            raise CheckpointError(f"{self.path} is of another nametag; {_WHAT_TO_DO}") from error
+
+    def _content(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """What the file tells, and its tensors, whole."""
         try:
             with safetensors.safe_open(self.path, framework="pt") as file:
-                metadata = file.metadata()
+                metadata = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it's no mapping
         except (OSError, safetensors.SafetensorError) as error:
-            raise CheckpointError(f"{self.path} can't be resumed ({error}); train without --resume") from error
-        if metadata["config"] != self._config:
-            raise CheckpointError(f"{self.path} is of another configuration; train without --resume")
-        self._module.load_state_dict(_under(tensors, "module"))
-        self._restore_optimiser(_under(tensors, "optimiser"))
-        if self._average is not None:
-            self._average.num_steps = int(metadata["num_steps"])
-            for number, tensor in enumerate(self._average.tensors):
-                tensor.copy_(tensors[f"average/{number}"])
-        return Standing(**json.loads(metadata["standing"]))
+            raise CheckpointError(f"{self.path} can't be resumed ({error}); {_WHAT_TO_DO}") from error
+        if "training" not in metadata or "digest" not in metadata:
+            raise CheckpointError(f"{self.path} is no resume file of this nametag's; {_WHAT_TO_DO}")
+        if metadata["digest"] != content_digest(metadata["training"], tensors):
+            raise CheckpointError(f"{self.path} was altered since it was made; {_WHAT_TO_DO}")
+        told: dict[str, Any] = json.loads(metadata["training"])
+        return told, tensors
+
+    def _compare(self, told: dict[str, Any]) -> None:
+        for what, own in self._training.items():
+            before = told.get(what, {})
+            changed = [name for name in sorted({*own, *before}) if own.get(name) != before.get(name)]
+            if changed:
+                raise CheckpointError(f"{self.path} is of other {what} ({', '.join(changed)}); {_WHAT_TO_DO}")
 
     def remove(self) -> None:
         """Remove it: the training has come to its end."""

@@ -12,7 +12,7 @@ from model.batching import make_batches
 from model.calibration import fit_temperature
 from model.checkpoint import Checkpoint, load, save
 from model.distributed import Ranks, joined_ranks
-from model.errors import DataError
+from model.errors import CheckpointError, DataError
 from model.evaluate import lenient_spans, mention_hashes, predict, score, strict_spans
 from model.features import ImageFeatures, load_pixels
 from model.guidelines import GuidelineLoss
@@ -57,7 +57,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> TrainResult:
         seed_epoch(config.seed, -1, 0)
         training = _Training(config, read_training_data(config, report), ranks, report)
         if resume:
-            training.standing = training.resume_file.read()
+            training.resume()
         losses: list[float] = []
         is_whole = False
         try:
@@ -133,8 +133,14 @@ class _Training:
         self._optimiser = build_optimiser(config, module, self._network.words, self._tower)
         self._module = ranks.wrap(module, has_unused=len(data.guidelines) > 1 or self._tower is not None)
         self._average = WeightAverage(self._network.parameters(), config.average) if config.average else None
-        self.resume_file = ResumeFile(config, module, self._optimiser, self._average)
+        self.resume_file = ResumeFile(config, data.digests, module, self._optimiser, self._average)
         self.standing = Standing()
+
+    def resume(self) -> None:
+        """Go on where the last whole epoch ended. Raises `CheckpointError` where that can't be done."""
+        self.standing = self.resume_file.read()
+        if not Path(self._config.out).is_file():
+            raise CheckpointError(f"{self._config.out}, the best so far, is gone; train without --resume")
 
     def run(self, losses: list[float]) -> None:
         """Train to the end; `losses` takes the mean loss of each epoch."""

@@ -1,6 +1,7 @@
 """What a training reads before it starts: posts, labels, words with their vectors, and pictures."""
 
-from collections.abc import Iterator
+import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,9 +11,10 @@ from torch import Tensor, nn
 from model.batching import Encoder, Post, rare_words
 from model.checkpoint import Checkpoint, load
 from model.corpora import Corpus
-from model.data import Dataset, ImageFolder
+from model.data import Dataset
 from model.embeddings import Embeddings, read_embeddings
 from model.features import FeatureFolder, ImageFeatures, compute_features
+from model.input_digests import input_digests, picture_folders
 from model.labels import LabelSet, split_tag
 from model.reporting import TrainingReport
 from model.tower import Tower, build_tower
@@ -37,6 +39,8 @@ class TrainingData:
     features: ImageFeatures
     tower: Tower | None
     start: Checkpoint | None
+    digests: dict[str, str]
+    """What all that was read from (`input_digests`), with what was made of it: labels, words, characters, tower."""
 
     @property
     def region_width(self) -> int:
@@ -96,17 +100,26 @@ def read_training_data(config: TrainConfig, report: TrainingReport) -> TrainingD
     start = None if config.start is None else load(Path(config.start))[0]
     vocabulary, embeddings = (start.vocabulary, None) if start else _words(config, posts, valid, report)
     features, tower = _pictures(config, corpora, valid, report)
+    labels = start.labels if start else _labels(posts)
+    digests = {
+        **input_digests(config, corpora, valid),
+        "labels": " ".join(labels.tags),
+        "words": hashlib.sha256(json.dumps(vocabulary.words).encode()).hexdigest(),
+        "characters": hashlib.sha256(json.dumps(vocabulary.characters).encode()).hexdigest(),
+        "tower": "" if tower is None else tower.digest,
+    }
     return TrainingData(
         corpora=corpora,
         valid=valid,
         posts=posts,
         guidelines=tuple(dict.fromkeys(post.guideline for post in posts)),
-        labels=start.labels if start else _labels(posts),
+        labels=labels,
         vocabulary=vocabulary,
         embeddings=embeddings,
         features=features,
         tower=tower,
         start=start,
+        digests=digests,
     )
 
 
@@ -140,19 +153,7 @@ def _pictures(
     kept = None if config.features is None else FeatureFolder(Path(config.features), tower.digest)
     seen = ImageFeatures()
     with report.steps("looking at the pictures") as on_progress:
-        for folder, image_ids in _folders(config, corpora, valid):
+        for folder, image_ids in picture_folders(config, corpora, valid):
             seen.add(compute_features(image_ids, folder, tower, on_progress, kept))
     report.say(seen)
     return seen, tower
-
-
-def _folders(
-    config: TrainConfig, corpora: tuple[tuple[Corpus, Dataset], ...], valid: Dataset
-) -> Iterator[tuple[ImageFolder | None, set[str]]]:
-    """Each folder of pictures once, with all image ids that are to be found there."""
-    wanted: dict[str | None, set[str]] = {}
-    for corpus, data in (*corpora, (config.valid_corpus, valid)):
-        ids = {sentence.image_id for sentence in data.sentences if sentence.image_id is not None}
-        wanted.setdefault(corpus.images, set()).update(ids)
-    for images, image_ids in wanted.items():
-        yield (None if images is None else ImageFolder(Path(images))), image_ids

@@ -12,6 +12,7 @@ import pytest
 
 from model.ablate import PAPER, ablate, render, to_json
 from model.checkpoint import Checkpoint, save
+from model.corpora import Corpus
 from model.errors import DataError
 from model.train import TrainConfig, TrainResult
 
@@ -98,6 +99,24 @@ def test_results_of_other_settings_are_refused(
     ablate(config, 1, out, train_one=FakeTrainer(small_checkpoint))
     with pytest.raises(DataError, match="another --out"):
         ablate(replace(config, learning_rate=0.1), 1, out, train_one=FakeTrainer(small_checkpoint))
+
+
+@pytest.mark.parametrize("name", ["train.txt", "valid.txt", "picture.png"])
+def test_results_of_other_data_are_refused(
+    tmp_path: Path, small_file: Path, small_checkpoint: Callable[..., Checkpoint], name: str
+) -> None:
+    """What was trained on counts, not only what was scored on: content, not names."""
+    files = {file: tmp_path / file for file in ("train.txt", "valid.txt", "picture.png")}
+    for file in files.values():
+        file.write_text("IMGID:picture\nAnn\tB-PER\n", encoding="utf-8")
+    config = TrainConfig(
+        train=str(files["train.txt"]), valid=str(files["valid.txt"]), images=str(tmp_path), out="unused"
+    )
+    scored_on, out = Corpus(path=str(small_file)), tmp_path / "out"
+    ablate(config, 1, out, scored_on, train_one=FakeTrainer(small_checkpoint))
+    files[name].write_text("IMGID:picture\nBob\tB-PER\n", encoding="utf-8")
+    with pytest.raises(DataError, match="another --out"):
+        ablate(config, 1, out, scored_on, train_one=FakeTrainer(small_checkpoint))
 
 
 def test_a_spoilt_result_is_named(

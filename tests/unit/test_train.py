@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 
 import model.train
@@ -128,9 +129,71 @@ def test_another_training_is_not_resumed(config: TrainConfig, monkeypatch: pytes
     _interrupt_in_epoch(1, monkeypatch)
     train(config)
     monkeypatch.undo()
-    with pytest.raises(CheckpointError, match="another configuration"):
-        train(replace(config, seed=1), resume=True)
+    with pytest.raises(CheckpointError, match=r"other settings \(hidden, seed\); train without --resume"):
+        train(replace(config, seed=1, hidden=9), resume=True)
     assert train(replace(config, max_epochs=2), resume=True).num_epochs == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [("train.txt", "characters, labels, train, words"), ("valid.txt", "valid"), ("glove.txt", "embeddings")],
+)
+def test_other_data_is_not_resumed(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, changed: str
+) -> None:
+    """Files whose content isn't what it was, though their names are, are told by setting."""
+    (tmp_path / "valid.txt").write_text(POSTS, encoding="utf-8")
+    (tmp_path / "glove.txt").write_text("rome 1 2 3 4 5 6 7 8\n", encoding="utf-8")
+    config = replace(config, valid=str(tmp_path / "valid.txt"), embeddings=str(tmp_path / "glove.txt"))
+    _interrupt_in_epoch(1, monkeypatch)
+    train(config)
+    monkeypatch.undo()
+    other = (tmp_path / name).read_text(encoding="utf-8").replace("Rome\tB-LOC", "Oslo\tB-TOWN").replace(" 8", " 9")
+    (tmp_path / name).write_text(other, encoding="utf-8")
+    with pytest.raises(CheckpointError, match=rf"is of other data \({changed}\); train without --resume"):
+        train(config, resume=True)
+
+
+def test_other_pictures_are_not_resumed(config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A picture is data as well."""
+    config = replace(_with_tower(config, tmp_path), tower_rate=0, max_epochs=2)
+    _interrupt_in_epoch(1, monkeypatch)
+    train(config)
+    monkeypatch.undo()
+    next((tmp_path / "practice" / "images").iterdir()).unlink()
+    with pytest.raises(CheckpointError, match=r"other data \(images\)"):
+        train(config, resume=True)
+
+
+@pytest.mark.parametrize("kind", ["empty", "noise", "foreign", "altered", "checkpoint", "folder"])
+def test_what_is_no_resume_file_is_refused(config: TrainConfig, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """Whatever stands under its name, resuming ends in a line that names it."""
+    _interrupt_in_epoch(1, monkeypatch)
+    train(config)
+    monkeypatch.undo()
+    path = Path(config.out).with_name("out.resume.safetensors")
+    altered = bytearray(path.read_bytes())
+    altered[-3] ^= 1
+    contents = {"empty": b"", "noise": b"\x09" * 99, "altered": bytes(altered)}
+    contents["foreign"] = safetensors.torch.save({"x": torch.zeros(1)})
+    contents["checkpoint"] = Path(config.out).read_bytes()
+    path.unlink()
+    if kind == "folder":
+        path.mkdir()
+    else:
+        path.write_bytes(contents[kind])
+    with pytest.raises(CheckpointError, match=r"out\.resume\.safetensors [^\n]*; train without --resume$"):
+        train(config, resume=True)
+
+
+def test_the_best_so_far_is_gone(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without it a resumed training might end with nothing."""
+    _interrupt_in_epoch(1, monkeypatch)
+    train(config)
+    monkeypatch.undo()
+    Path(config.out).unlink()
+    with pytest.raises(CheckpointError, match=r"out\.safetensors, the best so far, is gone"):
+        train(config, resume=True)
 
 
 def test_ctrl_c_keeps_the_best(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
