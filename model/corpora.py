@@ -28,6 +28,7 @@ from typing import Any, Self
 from model.data import DEFAULT_RENAME, Dataset, Sentence, read_conll
 from model.errors import DataError
 from model.labels import repair
+from model.setting_types import wrong_type
 
 WNUT17_RENAME: Mapping[str, str] = MappingProxyType({
     "person": "PER",
@@ -57,6 +58,10 @@ class Corpus:
     repeat: int = 1
 
     def __post_init__(self) -> None:
+        if told := wrong_type(self):
+            raise DataError(f"a corpus's {told}")
+        if self.repeat < 1:
+            raise DataError(f"a corpus's repeat must be at least 1, not {self.repeat}")
         if self.format not in _READERS:
             raise DataError(f"no corpus has the format {self.format!r}; there are {', '.join(_READERS)}")
         if not self.guideline:
@@ -68,8 +73,10 @@ class Corpus:
         return _OPEN_TYPES.get(self.format, ())
 
     @classmethod
-    def from_table(cls, table: Mapping[str, Any]) -> Self:
+    def from_table(cls, table: Any) -> Self:
         """The corpus of a table of the trainer's TOML file. Raises `DataError` on what it can't hold."""
+        if not isinstance(table, dict):
+            raise DataError(f"train is a file or a list of tables [[train]], not a list with {str(table)[:60]!r}")
         unknown = set(table) - {field.name for field in fields(cls)}
         if unknown or "path" not in table:
             raise DataError(

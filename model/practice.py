@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from model.labels import Span
 from model.tokenizer import tokenize
+from model.whole_file import writing
 
 SIDE = 224
 SCENES = {"portrait": "PER", "skyline": "LOC", "pitch": "ORG", "stage": "MISC"}
@@ -50,17 +51,21 @@ class PracticePost:
 
 
 def write_practice_set(folder: Path, *, num_train: int = 1200, num_valid: int = 240, seed: int = 0) -> None:
-    """Write `train.txt` and `valid.txt` (CoNLL with IMGID:), `images/` and `index.json` into `folder`."""
-    (folder / "images").mkdir(parents=True, exist_ok=True)
-    index = []
-    for split, count in (("train", num_train), ("valid", num_valid)):
-        with (folder / f"{split}.txt").open("w", encoding="utf-8") as file:
-            for post, picture in practice_posts(split, count, seed):
-                if picture is not None:
-                    picture.save(folder / "images" / f"{post.id}.jpg", quality=85)
-                file.write(_conll(post))
-                index.append({"split": split, **asdict(post)})
-    (folder / "index.json").write_text(json.dumps(index, ensure_ascii=False, indent=1), encoding="utf-8")
+    """Write `train.txt` and `valid.txt` (CoNLL with IMGID:), `images/` and `index.json` into `folder`.
+
+    Raises `OutputError`.
+    """
+    with writing(folder):
+        (folder / "images").mkdir(parents=True, exist_ok=True)
+        index = []
+        for split, count in (("train", num_train), ("valid", num_valid)):
+            with (folder / f"{split}.txt").open("w", encoding="utf-8") as file:
+                for post, picture in practice_posts(split, count, seed):
+                    if picture is not None:
+                        picture.save(folder / "images" / f"{post.id}.jpg", quality=85)
+                    file.write(_conll(post))
+                    index.append({"split": split, **asdict(post)})
+        (folder / "index.json").write_text(json.dumps(index, ensure_ascii=False, indent=1), encoding="utf-8")
 
 
 def practice_posts(split: str, count: int, seed: int) -> Iterator[tuple[PracticePost, Image.Image | None]]:

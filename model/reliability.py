@@ -3,6 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
+
+from model.whole_file import whole_file
 
 NUM_BINS = 10
 _SIDE = 300
@@ -61,6 +64,12 @@ def reliability(confidences: Sequence[float], correct: Sequence[bool]) -> Reliab
         ece=gaps / len(confidences) if confidences else 0.0,
         bins=bins,
     )
+
+
+def write_reliability_plot(path: Path, before: Reliability, after: Reliability) -> None:
+    """Write `reliability_svg` into a file, and make its folder. Raises `OutputError`."""
+    with whole_file(path) as file:
+        file.write(reliability_svg(before, after).encode())
 
 
 def reliability_svg(before: Reliability, after: Reliability) -> str:

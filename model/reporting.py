@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from model.errors import DataError
+from model.whole_file import writing
 
 
 class TrainingReport:
@@ -84,4 +85,5 @@ def _scalar_writer(log: Path) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise DataError("log needs TensorBoard; pip install 'nametag[tensorboard]', or leave log out") from error
-    return SummaryWriter(str(log))
+    with writing(log):
+        return SummaryWriter(str(log))

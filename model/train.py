@@ -12,7 +12,7 @@ from model.batching import make_batches
 from model.calibration import fit_temperature
 from model.checkpoint import Checkpoint, load, save
 from model.distributed import Ranks, joined_ranks
-from model.errors import CheckpointError, DataError
+from model.errors import CheckpointError, DataError, TrainingError
 from model.evaluate import lenient_spans, mention_hashes, predict, score, strict_spans
 from model.features import ImageFeatures, load_pixels
 from model.guidelines import GuidelineLoss
@@ -20,12 +20,13 @@ from model.labels import spans_of
 from model.optimisation import WeightAverage, build_optimiser, learning_rate, set_learning_rate
 from model.reporting import TrainingReport
 from model.resume import ResumeFile, Standing, seed_epoch
-from model.tagger import NameTagger, TaggerConfig
+from model.tagger import NameTagger
 from model.tokenizer import Scheme
 from model.tower import LearningTower, Tower
 from model.tower_file import remove_other_towers, tower_of, write_tower
 from model.training_config import TrainConfig
 from model.training_data import TrainingData, read_training_data
+from model.whole_file import check_writable
 
 __all__ = ["TrainConfig", "TrainResult", "learning_rate", "train"]
 
@@ -50,16 +51,19 @@ def train(config: TrainConfig, *, resume: bool = False) -> TrainResult:
 
     With `resume` an interrupted training goes on where its last whole epoch ended. Ctrl-C ends the training and
     keeps the best so far. Under torchrun all processes call this, and the first one writes.
-    Raises `DataError` or `CheckpointError`.
+    A loss that is no number any more ends it too, with an error. Raises `DataError`, `CheckpointError`,
+    `OutputError` or `TrainingError`.
     """
     log = None if config.log is None else Path(config.log)
     with joined_ranks() as ranks, TrainingReport(log, enabled=ranks.is_first) as report:
+        if ranks.is_first:
+            _check_out(config)
         seed_epoch(config.seed, -1, 0)
         training = _Training(config, read_training_data(config, report), ranks, report)
         if resume:
             training.resume()
         losses: list[float] = []
-        is_whole = False
+        is_whole, failure = False, None
         try:
             training.run(losses)
             is_whole = True
@@ -67,12 +71,19 @@ def train(config: TrainConfig, *, resume: bool = False) -> TrainResult:
             if training.standing.best_f1 < 0:
                 raise
             report.say("interrupted: the best so far is kept; --resume goes on where the last whole epoch ended")
+        except TrainingError as error:
+            if training.standing.best_f1 < 0:
+                raise
+            failure = error
         if ranks.is_first:
             training.calibrate()
             if is_whole:
                 # The last, so that whatever cuts the end off leaves something to resume.
                 training.resume_file.remove()
     standing = training.standing
+    if failure is not None:
+        kept = f"epoch {standing.best_epoch}, valid F1 {standing.best_f1:.2f}"
+        raise TrainingError(f"{failure}; {config.out} keeps the best so far ({kept})") from failure
     return TrainResult(
         path=config.out,
         best_f1=standing.best_f1,
@@ -82,22 +93,26 @@ def train(config: TrainConfig, *, resume: bool = False) -> TrainResult:
     )
 
 
+def _check_out(config: TrainConfig) -> None:
+    """Whether the checkpoint can be written, and in the place of nothing that is read."""
+    out = Path(config.out)
+    check_writable(out)
+    read = (*(corpus.path for corpus in config.corpora), config.valid_corpus.path, config.embeddings)
+    for path in read:
+        if path is not None and out.exists() and Path(path).exists() and out.samefile(path):
+            raise DataError(f"out would replace {path}, which the training reads; name another file")
+
+
 def build_network(config: TrainConfig, data: TrainingData) -> NameTagger:
     """The network that `config` asks for, with the words' vectors or the weights of the checkpoint to start from.
 
-    Raises `DataError` where `learning` names a part that the network hasn't.
+    Raises `DataError` where `learning` names a part that the network hasn't, or where it is too large.
     """
-    tagger = TaggerConfig(
-        variant=config.variant,  # type: ignore[arg-type]  # it checks itself
-        word_size=config.word_size,
-        char_embedding=config.char_embedding,
-        char_hidden=config.char_hidden,
-        hidden=config.hidden,
-        dropout=config.dropout,
-        image_state=config.image_state,  # type: ignore[arg-type]  # likewise
-        region_width=data.region_width,
-    )
-    network = NameTagger(tagger, data.labels, data.vocabulary.num_words, data.vocabulary.num_characters)
+    tagger = config.network(data.region_width)
+    try:
+        network = NameTagger(tagger, data.labels, data.vocabulary.num_words, data.vocabulary.num_characters)
+    except (RuntimeError, MemoryError) as error:
+        raise DataError(f"this machine can't hold a network of {tagger}; make it smaller") from error
     data.fill(network.words)
     if data.start is not None:
         if data.start.config != tagger:
@@ -174,12 +189,17 @@ class _Training:
         chance = seed_epoch(self._config.seed, epoch, self._ranks.rank)
         batches = make_batches(self._data.posts, self._config.batch_size, chance)
         total = torch.zeros((), device=self._ranks.device)
-        for posts in batches:
+        for step, posts in enumerate(batches, start=1):
             own, weight = self._ranks.share(posts)
             loss = self._module(self._encoder.encode(own).to(self._ranks.device)).mean() * weight
             self._optimiser.zero_grad()
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(self._module.parameters(), self._config.clip)
+            # Of all processes' gradients, so that all of them stop.
+            if not torch.nn.utils.clip_grad_norm_(self._module.parameters(), self._config.clip).isfinite():
+                raise TrainingError(
+                    f"epoch {epoch}, step {step} of {len(batches)}: the loss is no finite number any more; try a "
+                    f"lower learning_rate than {self._config.learning_rate:g}, or a lower clip"
+                )
             self._optimiser.step()
             if self._average is not None:
                 self._average.update()
@@ -191,8 +211,8 @@ class _Training:
         """The validation set's F1; keeps the checkpoint if it is the best, and the resume file anyway."""
         with nullcontext() if self._average is None else self._average.in_place():
             f1, strict_f1 = self._valid_f1s()
-            # Of two epochs that are equally good the later one has seen more.
-            if f1 >= self.standing.best_f1:
+            # Of epochs that are equally good the first: one that is no better doesn't renew the patience.
+            if f1 > self.standing.best_f1:
                 best = replace(self.standing, best_f1=f1, best_epoch=epoch)
                 self._save(best, strict_f1)
                 # Afterwards: whoever is interrupted amid the writing still has the best before.

@@ -1,12 +1,15 @@
 """The trainer's settings: the paper's numbers by default (section 4.1 and Table 2)."""
 
+import math
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self
 
 from model.corpora import Corpus
 from model.errors import DataError
+from model.setting_types import wrong_type
+from model.tagger import TaggerConfig
 from model.tokenizer import Scheme
 
 Optimiser = Literal["sgd", "adamw"]
@@ -80,11 +83,14 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if told := wrong_type(self):
+            raise DataError(told)
         if not self.train:
             raise DataError("train names no corpus")
-        for name, known in (("optimiser", get_args(Optimiser)), ("schedule", get_args(Schedule))):
-            if getattr(self, name) not in known:
-                raise DataError(f"{name} must be {' or '.join(known)}, not {getattr(self, name)!r}")
+        try:
+            self.network(region_width=1)
+        except ValueError as error:
+            raise DataError(str(error)) from error
         if self.scheme not in tuple(Scheme):
             raise DataError(f"scheme must be {' or '.join(Scheme)}, not {self.scheme!r}")
         for name in ("batch_size", "max_epochs", "patience"):
@@ -104,6 +110,25 @@ class TrainConfig:
         for name in ("learning_rate", "clip"):
             if not getattr(self, name) > 0:
                 raise DataError(f"{name} must be above 0, not {getattr(self, name)}")
+        for name in ("decay", "weight_decay", "frequent_words"):
+            if getattr(self, name) < 0:
+                raise DataError(f"{name} must not be below 0, and is {getattr(self, name)}")
+        for name in ("learning_rate", "decay", "weight_decay"):
+            if math.isinf(getattr(self, name)):
+                raise DataError(f"{name} must be finite")
+
+    def network(self, region_width: int) -> TaggerConfig:
+        """The network's sizes, for regions of this width. Raises a ValueError where they can't be."""
+        return TaggerConfig(
+            variant=self.variant,  # type: ignore[arg-type]  # it checks itself
+            word_size=self.word_size,
+            char_embedding=self.char_embedding,
+            char_hidden=self.char_hidden,
+            hidden=self.hidden,
+            dropout=self.dropout,
+            image_state=self.image_state,  # type: ignore[arg-type]  # likewise
+            region_width=region_width,
+        )
 
     @property
     def corpora(self) -> tuple[Corpus, ...]:
@@ -124,13 +149,17 @@ class TrainConfig:
             raise DataError(f"{path} can't be read ({error.strerror}); name the trainer's TOML file") from error
         except ValueError as error:
             raise DataError(f"{path} is no configuration of the trainer: {error}") from error
-        if isinstance(settings.get("train"), list):
-            settings["train"] = tuple(Corpus.from_table(table) for table in settings["train"])
-        if isinstance(settings.get("valid"), dict):
-            settings["valid"] = Corpus.from_table(settings["valid"])
-        if isinstance(settings.get("learning"), list):
-            settings["learning"] = tuple(settings["learning"])
+        except RecursionError as error:
+            raise DataError(f"{path} is no configuration of the trainer: it is nested too deeply") from error
         try:
+            if isinstance(settings.get("train"), list):
+                settings["train"] = tuple(Corpus.from_table(table) for table in settings["train"])
+            if isinstance(settings.get("valid"), dict):
+                settings["valid"] = Corpus.from_table(settings["valid"])
+            if isinstance(settings.get("learning"), list):
+                settings["learning"] = tuple(settings["learning"])
             return cls(**settings)
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from error
         except TypeError as error:
             raise DataError(f"{path} is no configuration of the trainer: {error}") from error

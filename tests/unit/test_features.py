@@ -1,6 +1,7 @@
 """Pictures' features: looked at once, and not at all where the picture can't be trusted."""
 
 import contextlib
+import errno
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from PIL import Image
 
 from model.data import ImageFolder
-from model.errors import PictureError
+from model.errors import OutputError, PictureError
 from model.features import FeatureFolder, compute_features, load_pixels
 
 
@@ -85,3 +86,24 @@ def test_cut_features_are_computed_again(pictures: ImageFolder, tmp_path: Path) 
     file.write_bytes(file.read_bytes()[:-5])
     assert kept.get("digest") is None
     assert kept.get("other") is None
+
+
+def test_a_full_disk_leaves_nothing_half_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Features that can't be kept end in a sentence, and no temporary file stays."""
+    kept = FeatureFolder(tmp_path, "tower")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(OutputError, match=r"picture\.npy can't be written \(No space left on device\); make room"):
+        kept.put("picture", torch.zeros(49, 3).half())
+    assert not list((tmp_path / "tower").iterdir())
+
+
+def test_kept_features_of_another_kind_are_looked_at_anew(tmp_path: Path) -> None:
+    """A file that holds texts, or numbers of another size, is no picture's features."""
+    (tmp_path / "tower").mkdir()
+    for number, features in enumerate((np.array(["a"]), np.zeros((49, 3)), np.zeros(3, dtype=np.float16))):
+        np.save(tmp_path / "tower" / f"{number}.npy", features)
+        assert FeatureFolder(tmp_path, "tower").get(str(number)) is None

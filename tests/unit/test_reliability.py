@@ -1,12 +1,14 @@
 """Calibration error by its definition, and the plot that shows it."""
 
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.reliability import reliability, reliability_svg
+from model.errors import OutputError
+from model.reliability import reliability, reliability_svg, write_reliability_plot
 
 
 def test_calibration_error_by_hand() -> None:
@@ -43,3 +45,12 @@ def test_the_plot_is_an_svg_with_both_errors() -> None:
     assert "before: ECE 0.550, 2 spans" in words
     assert "after: ECE 0.000, 0 spans" in words
     assert "href" not in svg
+
+
+def test_the_plot_makes_its_folder(tmp_path: Path) -> None:
+    """A folder that is missing is made; what can't be one is told."""
+    told = reliability([0.5], [True])
+    write_reliability_plot(tmp_path / "new" / "plot.svg", told, told)
+    assert (tmp_path / "new" / "plot.svg").read_text(encoding="utf-8") == reliability_svg(told, told)
+    with pytest.raises(OutputError, match=r"plot\.svg can't be written"):
+        write_reliability_plot(tmp_path / "new" / "plot.svg" / "plot.svg", told, told)

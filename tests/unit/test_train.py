@@ -1,5 +1,6 @@
 """The trainer: it learns, stops, goes on and is interrupted as promised."""
 
+import errno
 import json
 import os
 import pickle
@@ -20,7 +21,7 @@ from model.batching import Post
 from model.card import read_card
 from model.checkpoint import Checkpoint, load, save
 from model.corpora import Corpus
-from model.errors import CheckpointError, DataError
+from model.errors import CheckpointError, DataError, OutputError, TrainingError
 from model.evaluate import evaluate
 from model.optimisation import WeightAverage, learning_rate
 from model.practice import write_practice_set
@@ -227,11 +228,11 @@ def test_ctrl_c_before_anything_is_learnt(config: TrainConfig, monkeypatch: pyte
 
 
 def test_stops_early(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Patience counts the epochs since the last best one."""
+    """Patience counts the epochs since the best one, and one that is only as good doesn't renew it."""
     f1s = iter([10.0, 30.0, 20.0, 30.0, 20.0, 20.0, 40.0])
     monkeypatch.setattr(model.train._Training, "_valid_f1s", lambda self: (next(f1s), 0.0))
     result = train(replace(config, patience=2, max_epochs=9))
-    assert (result.best_f1, result.best_epoch, result.num_epochs) == (30, 3, 6)
+    assert (result.best_f1, result.best_epoch, result.num_epochs) == (30, 1, 4)
 
 
 def test_seeds(config: TrainConfig) -> None:
@@ -389,7 +390,7 @@ def test_a_tower_of_ones_own_goes_with_the_checkpoint(config: TrainConfig, tmp_p
     assert tower_of(load(Path(config.out))[0], Path(config.out)).digest == tower.digest
 
 
-@pytest.mark.parametrize("content", [b"", b"no weights", pickle.dumps({"a": 1}), None])
+@pytest.mark.parametrize("content", [b"", b"no weights", pickle.dumps({"a": 1}, protocol=2), None])
 @pytest.mark.parametrize("name", ["mine.pth", "mine.tower.safetensors"])
 def test_weights_that_are_no_tower(config: TrainConfig, tmp_path: Path, content: bytes | None, name: str) -> None:
     """A file that is missing or damaged is named, in one line."""
@@ -407,6 +408,29 @@ def test_weights_that_are_no_tower(config: TrainConfig, tmp_path: Path, content:
         ("average = 1.5", r"average must be in \[0, 1\], not 1.5"),
         ("learning_rate = 0", "learning_rate must be above 0"),
         ("colour = 'red'", "colour"),
+        ("batch_size = '20'", "train.toml: batch_size must be a whole number, not '20'"),
+        ("batch_size = 20.0", "batch_size must be a whole number, not 20.0"),
+        ("hidden = true", "hidden must be a whole number, not True"),
+        ("hidden = 0", "hidden must be at least 1, not 0"),
+        (f"max_epochs = 1{'0' * 400}", "max_epochs must be a whole number, not 10000"),
+        (f"learning_rate = 1{'0' * 400}", "learning_rate must be a number, not 10000"),
+        ("learning_rate = nan", "learning_rate must be a number, not nan"),
+        ("learning_rate = inf", "learning_rate must be finite"),
+        ("decay = -1", "decay must not be below 0"),
+        ("dropout = [0.5]", r"dropout must be a number, not \[0.5\]"),
+        ("dropout = 1.0", r"dropout must be in \[0, 1\), not 1.0"),
+        ("half = 1", "half must be true or false, not 1"),
+        ("half = 2020-01-01", r"half must be true or false, not datetime.date\(2020, 1, 1\)"),
+        ("images = 3", "images must be a text, not 3"),
+        ('images = "a\\u0000b"', "images must be a text, not 'a.x00b'"),
+        ("learning = [1]", r"learning must be a list, each a text, not \(1,\)"),
+        ("learning = 'emit'", "learning must be a list, each a text, not 'emit'"),
+        ("variant = 'attention_gates'", "variant must be one of blstm_crf, .*, not 'attention_gates'"),
+        ("image_state = 'h1'", "image_state must be both, h0 or c0, not 'h1'"),
+        (f"seed = {'[' * 5000}", "nested too deeply"),
+        ("[[train]]\npath = 3", "a corpus's path must be a text, not 3"),
+        ("[[train]]\npath = 'x'\nformat = ['conll']", "a corpus's format must be a text"),
+        ("[[train]]\npath = 'x'\nrepeat = 0", "a corpus's repeat must be at least 1, not 0"),
         ("[[train]]\nfile = 'x'", "a corpus has path, format, images, guideline and repeat, not file"),
         ("[[train]]\npath = 'x'\nformat = 'y'", "no corpus has the format 'y'; there are conll"),
     ],
@@ -417,6 +441,73 @@ def test_bad_settings(tmp_path: Path, setting: str, message: str) -> None:
     (tmp_path / "train.toml").write_text(given + setting, encoding="utf-8")
     with pytest.raises(DataError, match=message):
         TrainConfig.from_toml(tmp_path / "train.toml")
+
+
+def test_a_list_of_files_is_no_list_of_corpora(tmp_path: Path) -> None:
+    """What must stand there instead is told."""
+    (tmp_path / "train.toml").write_text("train = ['a.txt']\nvalid = 'v'\nout = 'o'\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"tables \[\[train\]\], not a list with 'a.txt'"):
+        TrainConfig.from_toml(tmp_path / "train.toml")
+
+
+def test_an_out_that_can_not_be_is_told_at_once(config: TrainConfig, tmp_path: Path) -> None:
+    """A folder, a place under a file, and the data itself; before anything is read."""
+    with pytest.raises(OutputError, match="is a folder; name a file"):
+        train(replace(config, out=str(tmp_path)))
+    with pytest.raises(OutputError, match=r"can't be written \((File exists|Not a directory)\); name another place"):
+        train(replace(config, out=f"{config.train}/out.safetensors"))
+    with pytest.raises(DataError, match=r"out would replace .*train\.txt"):
+        train(replace(config, out=str(config.train)))
+
+
+def test_features_that_can_not_be_kept(config: TrainConfig, tmp_path: Path) -> None:
+    """A file in the place of the folder is told."""
+    with pytest.raises(OutputError, match="can't be written"):
+        train(replace(_with_tower(config, tmp_path), tower_rate=0, features=str(config.train)))
+
+
+def test_a_network_that_is_too_large_is_told(config: TrainConfig) -> None:
+    """And not with the allocator's words."""
+    with pytest.raises(DataError, match=r"this machine can't hold a network of .*make it smaller"):
+        train(replace(config, hidden=10**9))
+
+
+@pytest.mark.parametrize("spoilt", [0, 2])
+def test_a_loss_that_is_no_number(config: TrainConfig, monkeypatch: pytest.MonkeyPatch, spoilt: int) -> None:
+    """The training stops with epoch, step and advice, and keeps the best so far where there is one."""
+    config = replace(config, learning_rate=0.1)
+    rates = count()
+
+    def spoil(training: model.train._Training, epoch: int, rate: float) -> float:
+        if next(rates) == spoilt:
+            training._network.emit.bias.data[1] = float("nan")
+        return run_epoch(training, epoch, rate)
+
+    run_epoch = model.train._Training._run_epoch
+    monkeypatch.setattr(model.train._Training, "_run_epoch", spoil)
+    told = rf"^epoch {spoilt}, step 1 of 3: the loss is no finite number any more; try a lower learning_rate than 0.1"
+    if spoilt:
+        told += r".*; \S*out.safetensors keeps the best so far \(epoch \d, valid F1 [\d.]+\)$"
+    with pytest.raises(TrainingError, match=told):
+        train(config)
+    assert Path(config.out).exists() == bool(spoilt)
+    if spoilt:
+        assert load(Path(config.out))[0].notes["epoch"] < spoilt
+
+
+def test_a_full_disk_ends_a_training_with_a_sentence(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing half-written is left, and what was the best before is still there."""
+    train(replace(config, max_epochs=1))
+    before = Path(config.out).read_bytes()
+
+    def full(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OutputError, match=r"out.safetensors can't be written \(No space left on device\); make room"):
+        train(config)
+    assert Path(config.out).read_bytes() == before
+    assert {path.name for path in Path(config.out).parent.iterdir()} == {"train.txt", "out.safetensors"}
 
 
 @pytest.mark.slow
