@@ -17,6 +17,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from model.checkpoint_sense import check_config, check_description, misfit
 from model.errors import CheckpointError
 from model.labels import LabelSet
 from model.tagger import NameTagger, TaggerConfig
@@ -64,10 +65,13 @@ class Checkpoint:
     def __post_init__(self) -> None:
         if not (math.isfinite(self.temperature) and self.temperature > 0):
             raise ValueError(f"temperature must be a number above 0, not {self.temperature}")
+        check_config(self.config)
 
     def build(self) -> NameTagger:
-        """The network with its weights, in evaluation mode."""
+        """The network with its weights, in evaluation mode. Raises `CheckpointError` where they don't fit."""
         vocabulary = self.vocabulary
+        if told := misfit(self.config, self.labels, vocabulary, self.state):
+            raise CheckpointError(f"the weights don't fit the configuration: {told}")
         network = NameTagger(self.config, self.labels, vocabulary.num_words, vocabulary.num_characters)
         try:
             network.load_state_dict({name: tensor.float() for name, tensor in self.state.items()})
@@ -117,7 +121,10 @@ def load(path: Path) -> tuple[Checkpoint, str]:
     except (safetensors.SafetensorError, ValueError, KeyError) as error:
         raise CheckpointError(f"{path.name} is cut short or no safetensors file; {WHAT_TO_DO}") from error
     _check(path.name, metadata, state)
-    return _described(path.name, metadata["description"], state), metadata["digest"][:ID_LENGTH]
+    checkpoint = _described(path.name, metadata["description"], state)
+    if told := misfit(checkpoint.config, checkpoint.labels, checkpoint.vocabulary, state):
+        raise CheckpointError(f"{path.name} holds weights that don't fit what it tells of them: {told}; {WHAT_TO_DO}")
+    return checkpoint, metadata["digest"][:ID_LENGTH]
 
 
 def _metadata(data: bytes) -> dict[str, str]:
@@ -142,6 +149,7 @@ def _check(name: str, metadata: dict[str, str], state: dict[str, Tensor]) -> Non
 def _described(name: str, description: str, state: dict[str, Tensor]) -> Checkpoint:
     try:
         told = json.loads(description)
+        check_description(told)
         return Checkpoint(
             config=TaggerConfig(**told["config"]),
             labels=LabelSet(tuple(told["labels"])),
@@ -154,8 +162,8 @@ def _described(name: str, description: str, state: dict[str, Tensor]) -> Checkpo
             versions=told.get("versions", {}),
             state=state,
         )
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{name} lacks or misstates {error}; {WHAT_TO_DO}") from error
+    except (AttributeError, ArithmeticError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{name} lacks or misstates {str(error)[:200]}; {WHAT_TO_DO}") from error
 
 
 def content_digest(description: str, state: dict[str, Tensor]) -> str:

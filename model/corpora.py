@@ -118,21 +118,37 @@ def read_tweebank(path: Path) -> Dataset:
         raise DataError(f"{path}: can't be read: {error.strerror}") from error
     except ValueError as error:
         raise DataError(f"{path}: is no JSON: {error}") from error
+    except RecursionError as error:
+        raise DataError(f"{path}: is nested too deeply for a list of posts") from error
     sentences: list[Sentence] = []
     num_repairs = 0
     for number, post in enumerate(posts if isinstance(posts, list) else [], start=1):
         try:
-            tokens = tuple(str(word["text"]) for word in post)
+            tokens = tuple(_token(f"{path}, post {number}, word {at}", word) for at, word in enumerate(post, start=1))
             raw_tags = tuple(str(word["ner"]) for word in post)
             tags, repairs = repair(raw_tags)
-        except (TypeError, KeyError, ValueError) as error:
-            raise DataError(f"{path}, post {number}: needs words with text and an IOB2 ner ({error})") from error
+        except (TypeError, KeyError, ValueError, RecursionError) as error:
+            told = str(error)[:200]
+            raise DataError(f"{path}, post {number}: needs words with text and an IOB2 ner ({told})") from error
         if tokens:
             sentences.append(Sentence(tokens, tags, raw_tags, None))
             num_repairs += repairs
     if not sentences:
         raise DataError(f"{path}: holds no labelled post")
     return Dataset(tuple(sentences), num_repairs, hashlib.sha256(content).hexdigest(), path.name)
+
+
+def _token(place: str, word: Any) -> str:
+    token = word["text"]
+    if not isinstance(token, str):
+        raise TypeError(f"{token!r:.40} is no text")
+    if not token:
+        raise DataError(f"{place}: is empty; remove it, or give it its text")
+    try:
+        token.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{place}: {token!r:.40} holds half a character (a lone surrogate)") from error
+    return token
 
 
 _READERS: dict[str, Callable[[Path], Dataset]] = {

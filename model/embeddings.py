@@ -4,6 +4,8 @@ V kept words, E numbers a vector.
 """
 
 import gzip
+import zipfile
+import zlib
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +17,8 @@ from torch import Tensor
 from model.errors import DataError
 from model.vocabulary import forms
 
-Row = tuple[str, np.ndarray]
+Row = tuple[int, str, np.ndarray]
+"""A line's number, its word, and the vector (E,)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,11 +50,16 @@ def read_embeddings(path: Path, wanted: Collection[str], *, size: int, num_frequ
     rows = _matrix_rows(path, size) if path.suffix == ".npy" else _text_rows(path, size)
     vectors: dict[str, Tensor] = {}
     try:
-        for number, (word, vector) in enumerate(rows):
+        for number, (line, word, vector) in enumerate(rows):
             # The first of two equal words is the more frequent.
             if (number < num_frequent or word in wanted) and word not in vectors:
+                if not np.isfinite(vector).all():
+                    place = "row" if path.suffix == ".npy" else "line"
+                    raise DataError(
+                        f"{path}, {place} {line}: the vector of {word!r:.40} holds numbers that aren't finite"
+                    )
                 vectors[word] = torch.from_numpy(vector)
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise DataError(f"{path} can't be read ({error}); set embeddings to a GloVe file") from error
     if wanted and not any(word in vectors for word in wanted):
         raise DataError(f"{path} has no vector for any word of the data; set embeddings to another file")
@@ -67,12 +75,13 @@ def _text_rows(path: Path, size: int) -> Iterator[Row]:
             if number == 1 and _is_header(word, numbers):
                 continue
             try:
-                vector = np.array(numbers, dtype=np.float32)
+                with np.errstate(over="ignore"):  # what is too large is infinite, and told of where it is wanted
+                    vector = np.array(numbers, dtype=np.float32)
             except ValueError as error:
                 raise DataError(f"{path}, line {number}: {error}; the file isn't GloVe's") from error
             if len(vector) != size or (" " in word and _is_number(word.split(" ")[-1])):
                 raise DataError(f"{path}, line {number}: the vectors aren't of {size} numbers; set word_size")
-            yield word, vector
+            yield number, word, vector
 
 
 def _is_header(word: str, numbers: list[str]) -> bool:
@@ -91,8 +100,12 @@ def _is_number(text: str) -> bool:
 def _matrix_rows(path: Path, size: int) -> Iterator[Row]:
     try:
         matrix = np.load(path, mmap_mode="r", allow_pickle=False)
-    except ValueError as error:
-        raise DataError(f"{path} is no matrix of NumPy's: {error}") from error
+    except (ValueError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} is no matrix of NumPy's: {str(error)[:200]}") from error
+    if not isinstance(matrix, np.ndarray):
+        raise DataError(f"{path} is an archive of NumPy's, not a matrix; save the matrix alone")
+    if matrix.dtype.kind not in "fiu":
+        raise DataError(f"{path} holds {matrix.dtype} and no numbers; save it as float32")
     if matrix.ndim != 2 or matrix.shape[1] != size:
         raise DataError(f"{path} is of the shape {matrix.shape}, not words × {size}; set word_size")
     words = path.with_suffix(".txt")
@@ -100,7 +113,9 @@ def _matrix_rows(path: Path, size: int) -> Iterator[Row]:
     with words.open(encoding="utf-8", newline="\n") as file:
         for line in file:
             if num_words < len(matrix):
-                yield line.rstrip("\r\n"), np.array(matrix[num_words], dtype=np.float32)
+                with np.errstate(over="ignore"):
+                    vector = np.array(matrix[num_words], dtype=np.float32)
+                yield num_words + 1, line.rstrip("\r\n"), vector
             num_words += 1
     if num_words != len(matrix):
         raise DataError(f"{words} has {num_words} words for {len(matrix)} vectors: they don't belong together")

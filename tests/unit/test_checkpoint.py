@@ -3,14 +3,16 @@
 import json
 import pickle
 import random
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
 import torch
 
-from model.checkpoint import Checkpoint, load, save, versions
+from model.checkpoint import Checkpoint, content_digest, load, save, versions
 from model.errors import CheckpointError, OutputError
 from model.labels import LabelSet
 from model.tagger import NameTagger, TaggerConfig
@@ -230,3 +232,99 @@ def test_the_description_is_json(path: Path) -> None:
     """Anybody can read what a checkpoint is without our code."""
     with safetensors.safe_open(path, framework="pt") as file:
         assert json.loads(file.metadata()["description"])["labels"] == list(LABELS.tags)
+
+
+def _rewritten(path: Path, change: Callable[[dict[str, Any], dict[str, torch.Tensor]], None]) -> None:
+    """Change description and weights, and give them a valid digest."""
+    with safetensors.safe_open(path, framework="pt") as file:
+        told, metadata = json.loads(file.metadata()["description"]), dict(file.metadata())
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it's no mapping
+    change(told, state)
+    text = json.dumps(told, sort_keys=True)
+    metadata |= {"description": text, "digest": content_digest(text, state)}
+    safetensors.torch.save_file(state, path, metadata)
+
+
+def _nested(depth: int) -> dict[str, Any]:
+    told: dict[str, Any] = {}
+    for _ in range(depth):
+        told = {"start": told}
+    return told
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("labels", "O", "labels, which must be a list of texts"),
+        ("labels", ["O", 3], "labels, which must be a list of texts"),
+        ("labels", ["O", "B-PER"], "also needs I-PER"),
+        ("words", {"a": 1}, "words, which must be a list of texts"),
+        ("words", ["a", None], "words, which must be a list of texts"),
+        ("words", ["\ud800", *VOCABULARY.words[1:]], "a lone surrogate"),
+        ("characters", ["a", "b"], "characters, which must be a text"),
+        ("scheme", "spacy", "spacy"),
+        ("tower", None, "tower, which must be a text"),
+        ("tower_digest", 5, "tower_digest, which must be a text"),
+        ("tower_digest", "../../etc", "tower_digest, which names a file"),
+        ("temperature", "1", "temperature, which must be a number"),
+        ("temperature", True, "temperature, which must be a number"),
+        ("temperature", 10**400, "too large"),
+        ("notes", ["x"], "notes, which must be an object"),
+        ("notes", _nested(200), "notes, which are nested too deeply"),
+        ("notes", {"name": "\udfff"}, "a lone surrogate"),
+        ("versions", {"torch": 2}, "versions, which must be texts"),
+        ("versions", [], "versions, which must be texts"),
+        ("config", None, "small.safetensors lacks or misstates"),
+    ],
+)
+def test_absurd_descriptions_are_refused(path: Path, name: str, value: object, message: str) -> None:
+    """A digest that is right makes no sense of what isn't: one sentence, and no traceback."""
+    _rewritten(path, lambda told, _: told.update({name: value}))
+    with pytest.raises(
+        CheckpointError, match=r"^small\.safetensors lacks or misstates [^\n]*; name a checkpoint"
+    ) as caught:
+        load(path)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("hidden", -4, "hidden must be at least 1, not -4"),
+        ("hidden", 4.0, "hidden must be a whole number, not 4.0"),
+        ("hidden", "4", "lacks or misstates"),
+        ("hidden", 10**9, "blstm.weight_hh_l0 is of 16×4, not of 4000000000×1000000000"),
+        ("hidden", 10**30, "hidden must be a whole number"),
+        ("char_hidden", 10**9, "characters.lstm.weight_hh_l0 is of"),
+        ("char_embedding", 10**9, "characters.embedding.weight is of"),
+        ("word_size", 10**9, "words.weight is of"),
+        ("region_width", 10**9, "attend.value.weight is of"),
+        ("visual_size", 10**9, "attend.value.weight is of"),
+        ("variant", ["attention"], "variant must be one of"),
+        ("variant", "global_image", "project.weight is missing"),
+        ("dropout", float("nan"), r"dropout must be in [0, 1), not nan"),
+        ("colour", 1, "colour"),
+    ],
+)
+def test_absurd_sizes_are_refused(path: Path, name: str, value: object, message: str) -> None:
+    """Before a network is built of them."""
+    _rewritten(path, lambda told, _: told["config"].update({name: value}))
+    with pytest.raises(CheckpointError, match=r"^small\.safetensors [^\n]*; name a checkpoint") as caught:
+        load(path)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("weight", "message"),
+    [
+        (torch.full((5,), float("nan")), "emit.bias holds numbers that aren't finite"),
+        (torch.tensor([1, 1, 1, 1, float("-inf")]), "emit.bias holds numbers that aren't finite"),
+        (torch.zeros(5, dtype=torch.int64), "emit.bias holds int64"),
+        (torch.zeros(5, dtype=torch.bool), "emit.bias holds bool"),
+    ],
+)
+def test_absurd_weights_are_refused(path: Path, weight: torch.Tensor, message: str) -> None:
+    """Weights that are no finite numbers tag nothing."""
+    _rewritten(path, lambda _, state: state.update({"emit.bias": weight}))
+    with pytest.raises(CheckpointError, match=f"small.safetensors holds weights that don't fit .*: {message}"):
+        load(path)

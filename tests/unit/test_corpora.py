@@ -46,6 +46,13 @@ def test_tweebank(tmp_path: Path) -> None:
         ("{}", "holds no labelled post"),
         ('[[{"text": "a", "ner": "O"}], [{"text": "a"}]]', "post 2: needs words with text and an IOB2 ner"),
         ('[[{"text": "a", "ner": "PER"}]]', "post 1: needs words"),
+        ('[[{"text": null, "ner": "O"}]]', "post 1: needs words with text .*None is no text"),
+        ('[[{"text": "a", "ner": "O"}, {"text": "", "ner": "O"}]]', "tweebank.json, post 1, word 2: is empty"),
+        ('[[], [{"text": "\\ud83d", "ner": "O"}]]', r"post 2, word 1: '\\ud83d' holds half a character"),
+        ("[" * 100_000, "tweebank.json: is nested too deeply"),
+        ('[[{"text": "a", "ner": ' + "[" * 900 + "]" * 900 + "}]]", "post 1: needs words"),
+        ('[{"text": "a", "ner": "O"}]', "post 1: needs words"),
+        ("[3]", "post 1: needs words"),
     ],
 )
 def test_bad_tweebank(tmp_path: Path, content: str, message: str) -> None:

@@ -91,3 +91,46 @@ def test_words_of_another_matrix(tmp_path: Path) -> None:
         path.with_suffix(".txt").write_text(words, encoding="utf-8")
         with pytest.raises(DataError, match="don't belong together"):
             read_embeddings(path, {"the"}, size=2, num_frequent=1)
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "-inf", "1e39"])
+def test_numbers_that_are_not_finite(tmp_path: Path, number: str) -> None:
+    """One in a wanted word's vector is told with its place; another word's does no harm."""
+    (tmp_path / "glove.txt").write_text(f"5 2\nthe 1 2\nrome 1 {number}\n", encoding="utf-8")
+    np.save(tmp_path / "m.npy", np.array([[1, 2], [1, float(number)]]))
+    (tmp_path / "m.txt").write_text("the\nrome\n", encoding="utf-8")
+    for name, place in (("glove.txt", "line 3"), ("m.npy", "row 2")):
+        with pytest.raises(DataError, match=rf"{name}, {place}: the vector of 'rome' holds numbers that aren't finite"):
+            read_embeddings(tmp_path / name, {"rome"}, size=2)
+        assert set(read_embeddings(tmp_path / name, {"the"}, size=2).vectors) == {"the"}
+
+
+@pytest.mark.parametrize(
+    ("matrix", "message"),
+    [
+        (np.array([["1", "2"]]), r"m\.npy holds <U1 and no numbers"),
+        (np.array([[1j, 2]]), r"m\.npy holds complex128 and no numbers"),
+        (np.array([(1, 2)], dtype=[("a", "f4"), ("b", "f4")]), "and no numbers"),
+        (np.array([[None, "x"]]), "is no matrix of NumPy's"),
+        (np.array(3.0), r"is of the shape \(\)"),
+    ],
+)
+def test_matrices_of_something_else(tmp_path: Path, matrix: np.ndarray, message: str) -> None:
+    """A matrix of texts, of records or of objects is told by what it holds."""
+    np.save(tmp_path / "m.npy", matrix, allow_pickle=True)
+    (tmp_path / "m.txt").write_text("the\n", encoding="utf-8")
+    with pytest.raises(DataError, match=message):
+        read_embeddings(tmp_path / "m.npy", {"the"}, size=2)
+
+
+def test_files_of_another_kind(tmp_path: Path) -> None:
+    """An archive under a matrix's name, noise, and a gzip file with a flaw in it."""
+    with (tmp_path / "archive.npy").open("wb") as file:
+        np.savez(file, a=np.zeros((1, 2)))
+    (tmp_path / "noise.npy").write_bytes(b"PK\x03\x04noise")
+    packed = bytearray(gzip.compress(b"the 1 2\n" * 9999))
+    packed[20:40] = b"\xff" * 20
+    (tmp_path / "flaw.txt.gz").write_bytes(packed)
+    for name in ("archive.npy", "noise.npy", "flaw.txt.gz"):
+        with pytest.raises(DataError, match=name):
+            read_embeddings(tmp_path / name, {"the"}, size=2)
