@@ -42,10 +42,7 @@ def _fits(value: object, hint: Any) -> bool:
     if get_origin(hint) is tuple:
         return isinstance(value, tuple) and all(_fits(one, get_args(hint)[0]) for one in value)
     if hint is float:
-        if not isinstance(value, int | float) or isinstance(value, bool):
-            return False
-        # NaN is below nothing.
-        return abs(value) < _LARGEST or value == math.inf
+        return (isinstance(value, float) and not math.isnan(value)) or _fits(value, int)
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool) and abs(value) < _LARGEST
     if hint is str:
