@@ -13,6 +13,7 @@ from model.checkpoint import Checkpoint, load
 from model.corpora import Corpus
 from model.data import Dataset
 from model.embeddings import Embeddings, read_embeddings
+from model.errors import DataError
 from model.features import FeatureFolder, ImageFeatures, compute_features
 from model.input_digests import input_digests, picture_folders
 from model.labels import LabelSet, split_tag
@@ -101,6 +102,8 @@ def read_training_data(config: TrainConfig, report: TrainingReport) -> TrainingD
     vocabulary, embeddings = (start.vocabulary, None) if start else _words(config, posts, valid, report)
     features, tower = _pictures(config, corpora, valid, report)
     labels = start.labels if start else _labels(posts)
+    if foreign := {tag for post in posts for tag in post.sentence.tags}.difference(labels.tags):
+        raise DataError(f"the data has {', '.join(sorted(foreign))}; the checkpoint to start from has no such tags")
     digests = {
         **input_digests(config, corpora, valid),
         "labels": " ".join(labels.tags),

@@ -313,6 +313,9 @@ def test_starting_from_a_checkpoint(config: TrainConfig, tmp_path: Path) -> None
         train(replace(second, learning=("attend",)))
     with pytest.raises(DataError, match="the checkpoint to start from is of"):
         train(replace(second, hidden=9))
+    (tmp_path / "other.txt").write_text("Oslo\tB-TOWN\n", encoding="utf-8")
+    with pytest.raises(DataError, match="the data has B-TOWN; the checkpoint to start from has no such tags"):
+        train(replace(second, train=str(tmp_path / "other.txt")))
 
 
 def test_average_of_weights() -> None:
