@@ -26,11 +26,12 @@ faults: env services  ## kill, stop and cut off what the workers lean on; RUNS, 
 
 env: .venv/.made  ## the environment alone
 
-# uv resolves and links from its cache: seconds, where pip takes minutes for torch's 5.5 GB.
+# uv resolves and links from its cache: seconds, where pip takes minutes for torch's 5.5 GB. Compiling takes one
+# more, once; without it every process takes ten seconds to import torch, where Python may not write beside it.
 .venv/.made: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/uv pip install --compile-bytecode --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
 services: env  ## what the tests need and the machine lacks
