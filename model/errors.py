@@ -3,6 +3,8 @@
 ModelError
 ├── DataError        a data set, label file or image folder can't be used
 ├── PictureError     a picture can't be read, and counts as missing
+│   ├── PictureTooLarge      more pixels, or more memory to decode, than the limits allow
+│   └── PictureUnsupported   a picture, but in a format that isn't on the list
 ├── CheckpointError  a checkpoint can't be read, or doesn't fit the model
 ├── OutputError      a file can't be written
 ├── TrainingError    a training can't go on
@@ -20,6 +22,14 @@ class DataError(ModelError):
 
 class PictureError(ModelError):
     """A picture is damaged, too large, or none at all."""
+
+
+class PictureTooLarge(PictureError):
+    """A picture has more pixels, or takes more memory, than the limits allow."""
+
+
+class PictureUnsupported(PictureError):
+    """A picture is in a format that isn't on the list."""
 
 
 class CheckpointError(ModelError):

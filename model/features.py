@@ -9,17 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 
 from model.data import ImageFolder
 from model.errors import PictureError
-from model.tower import IMAGE_SIZE, MICRO_BATCH, Tower
+from model.first_frame import FORMATS as WORKER_FORMATS
+from model.pixels import read_pixels
+from model.tower import MICRO_BATCH, Tower
 from model.whole_file import whole_file
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "BMP", "TIFF")
-"""Told by content, not by name: Pillow would start other programs for some of the rest."""
-MAX_PIXELS = 50_000_000
+FORMATS = (*WORKER_FORMATS, "BMP", "TIFF")
+"""A data set's, which no stranger chooses; Pillow would start other programs for some of the rest."""
 
 
 @dataclass(slots=True)
@@ -85,18 +85,9 @@ class FeatureFolder:
 def load_pixels(path: Path) -> np.ndarray:
     """RGB pixels (3, 224, 224) in uint8: turned as EXIF says, resized without a crop. Raises `PictureError`."""
     try:
-        with Image.open(path, formats=FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise PictureError(f"{path.name} has over {MAX_PIXELS:,} pixels")
-            image.draft("RGB", (2 * IMAGE_SIZE, 2 * IMAGE_SIZE))
-            upright = ImageOps.exif_transpose(image).convert("RGB")
-            small = upright.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BILINEAR)
-            return np.ascontiguousarray(np.asarray(small, dtype=np.uint8).transpose(2, 0, 1))
-    except PictureError:
-        raise
-    except Exception as error:
-        # Pillow's plug-ins raise nearly anything on damaged data: OSError, SyntaxError, RuntimeError, …
-        raise PictureError(f"{path.name} is damaged, or no picture: {type(error).__name__}") from error
+        return read_pixels(path.read_bytes(), formats=FORMATS)
+    except (PictureError, OSError) as error:
+        raise PictureError(f"{path.name}: {error}") from error
 
 
 def compute_features(

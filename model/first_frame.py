@@ -1,0 +1,270 @@
+"""Of a picture's file what its first frame is made of, told by content and never by a name.
+
+Decoders forgive much: they fill up what was cut off, and read every profile, text and frame on the way.
+So each format is walked here first, part by part. A file that breaks off is found out, and a decoder
+gets to see the first frame's parts alone: a broken profile costs no picture, a bomb in a text chunk isn't
+unpacked, and an animation of a hundred thousand frames costs no more than its first.
+"""
+
+import re
+import struct
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from model.errors import PictureError, PictureUnsupported
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "AVIF")
+
+_MAX_SCANS = 100
+"""Of a JPEG; cameras write one and encoders about ten. A scan of nothing costs a byte and a pass over the picture."""
+
+_PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
+"""The next marker of a JPEG: not a stuffed byte, a restart or a fill byte."""
+
+_MAGICS = {
+    "JPEG": (b"\xff\xd8\xff",),
+    "PNG": (_PNG_MAGIC,),
+    "GIF": (b"GIF87a", b"GIF89a"),
+    "TIFF": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
+    "PSD": (b"8BPS",),
+    "ICO": (b"\0\0\1\0", b"\0\0\2\0"),
+    "PDF": (b"%PDF",),
+    "JPEG2000": (b"\0\0\0\x0cjP", b"\xff\x4f\xff\x51"),
+    "JXL": (b"\xff\x0a", b"\0\0\0\x0cJXL"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FirstFrame:
+    """A file with nothing in it but the first frame of a picture."""
+
+    format: str
+    data: bytes
+    exif: bytes = b""
+    """The TIFF structure that may say how the picture is turned."""
+    canvas: tuple[int, int] | None = None
+    """Width and height of the screen that the frame is laid on; None where the frame is all of it."""
+    corner: tuple[int, int] = (0, 0)
+    """Where on the canvas the frame's upper left corner lies."""
+
+
+def first_frame(data: bytes, formats: tuple[str, ...] = FORMATS) -> FirstFrame:
+    """The first frame in `data`. Raises `PictureUnsupported`, and `PictureError` where the file is damaged."""
+    format = _tell_format(data)
+    if format is None:
+        raise PictureError("no picture in a known format")
+    if format not in formats:
+        raise PictureUnsupported(f"{format} isn't among {', '.join(formats)}")
+    try:
+        return _WALKS[format](data) if format in _WALKS else FirstFrame(format=format, data=data)
+    except (IndexError, struct.error) as error:
+        raise PictureError(f"the {format} breaks off") from error
+
+
+def _tell_format(data: bytes) -> str | None:
+    for format, magics in _MAGICS.items():
+        if data.startswith(magics):
+            return format
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        return "WEBP"
+    if data.startswith(b"BM") and data[6:10] == b"\0\0\0\0":
+        return "BMP"
+    if data[4:8] == b"ftyp":
+        brands = data[8 : min(int.from_bytes(data[:4], "big"), 512)]
+        is_avif = any(brands[at : at + 4] in (b"avif", b"avis") for at in range(0, len(brands), 4))
+        return "AVIF" if is_avif else "HEIF or film"
+    return "SVG" if b"<svg" in data[:1024].lower() else None
+
+
+def _jpeg(data: bytes) -> FirstFrame:
+    """Without the profiles, thumbnails and second pictures, up to the end marker, which has to be there."""
+    kept, exif, num_scans, frame, last, at = [data[:2]], b"", 0, 0, 0, 2
+    num_parts = num_scan_parts = 0
+    while True:
+        found = _MARKER.search(data, at)
+        if found is None:
+            raise PictureError("the JPEG ends before its end marker")
+        if last == 0xDA:
+            kept.append(data[at : found.start()])
+        marker, at = data[found.start() + 1], found.end()
+        if marker == 0xD9:
+            break
+        if marker in (0x01, 0xD8):
+            continue
+        (length,) = struct.unpack_from(">H", data, at)
+        body, last, at = data[at + 2 : at + length], marker, at + length
+        if length < 2 or at > len(data):
+            raise PictureError("the JPEG ends within a segment")
+        if marker == 0xE1 and body.startswith(b"Exif\0\0"):
+            exif = exif or body[6:]
+        elif marker in (0xE0, 0xEE) or not (0xE0 <= marker <= 0xEF or marker == 0xFE):
+            kept.append(data[found.start() : at])
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            frame, num_parts = marker, body[5]
+        elif marker == 0xDA:
+            num_scans, num_scan_parts = num_scans + 1, body[0]
+    if num_scans > _MAX_SCANS:
+        raise PictureError(f"the JPEG has {num_scans} scans")
+    is_one_scan = frame in (0xC0, 0xC1) and num_scans == 1 and num_parts == num_scan_parts and last == 0xDA
+    # libjpeg greys out what a scan lacks before the end marker, but waits for it where there is none. Its
+    # look-ahead wants eight bytes more than it uses: ones, which no code is made of, stand for two blocks at most.
+    kept.append(b"\xff\x00" * 8 if is_one_scan else b"\xff\xd9")
+    return FirstFrame(format="JPEG", data=b"".join(kept), exif=exif)
+
+
+def _png(data: bytes) -> FirstFrame:
+    """The chunks that make pixels: header, palette, transparency and one chunk of data, their checksums checked."""
+    chunks: dict[bytes, bytes] = {}
+    pixels: list[memoryview] = []
+    view, at = memoryview(data), len(_PNG_MAGIC)
+    while True:
+        length, kind = struct.unpack_from(">I4s", data, at)
+        body, at = view[at + 8 : at + 8 + length], at + 12 + length
+        if at > len(data):
+            raise PictureError("the PNG ends within a chunk")
+        if kind == b"IEND" or (kind in (b"fcTL", b"fdAT") and pixels):
+            break
+        if kind not in (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"eXIf", b"fcTL"):
+            continue
+        if zlib.crc32(body, zlib.crc32(kind)) != struct.unpack_from(">I", data, at - 4)[0]:
+            if kind == b"eXIf":
+                continue
+            raise PictureError("a checksum of the PNG is wrong")
+        if kind == b"IDAT":
+            pixels.append(body)
+        else:
+            chunks.setdefault(kind, bytes(body))
+    header = chunks[b"IHDR"] if len(chunks.get(b"IHDR", b"")) == 13 else b""
+    if not header or not pixels:
+        raise PictureError("the PNG lacks its header or its pixels")
+    if b"fcTL" in chunks and chunks[b"fcTL"][4:20] != header[:8] + bytes(8):
+        raise PictureError("the first frame of the PNG isn't all of it")
+    if b"tRNS" in chunks:
+        chunks[b"tRNS"] = _clear_shade(chunks[b"tRNS"], depth=header[8], colour=header[9])
+    kept = [_chunk(kind, chunks[kind]) for kind in (b"IHDR", b"PLTE", b"tRNS") if kind in chunks]
+    kept += [_chunk(b"IDAT", b"".join(pixels)), _chunk(b"IEND", b"")]
+    return FirstFrame(format="PNG", data=_PNG_MAGIC + b"".join(kept), exif=chunks.get(b"eXIf", b""))
+
+
+def _chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(body, zlib.crc32(kind)))
+
+
+def _clear_shade(body: bytes, depth: int, colour: int) -> bytes:
+    """The see-through shade in the eight bits that Pillow compares it in; 16 bits of grey it leaves as they are."""
+    if colour not in (0, 2) or depth == 1 or (colour, depth) == (0, 16):
+        return body
+    samples = struct.unpack(f">{len(body) // 2}H", body[: len(body) // 2 * 2])
+    most = (1 << depth) - 1
+    eight = [sample >> 8 if depth == 16 else (sample & most) * 255 // most for sample in samples]
+    return struct.pack(f">{len(eight)}H", *eight)
+
+
+def _gif(data: bytes) -> FirstFrame:
+    """Palette, transparency and codes of the first frame, on a screen of its own size."""
+    width, height, flags = struct.unpack_from("<HHB", data, 6)
+    at = 13 + _palette_size(flags)
+    palette, control = data[13:at], b""
+    while data[at] != 0x2C:
+        if data[at] == 0x3B:
+            raise PictureError("the GIF has no frame")
+        if data[at] == 0x21 and data[at + 1] == 0xF9 and data[at + 2] >= 4:
+            # How the frame is disposed of, and when, is of no matter to the first.
+            control = b"\x21\xf9\x04" + bytes([data[at + 3] & 1, 0, 0, data[at + 6], 0])
+        at = _after_blocks(data, at + 2) if data[at] == 0x21 else at + 1
+    left, top, frame_width, frame_height, frame_flags = struct.unpack_from("<HHHHB", data, at + 1)
+    codes = at + 10 + _palette_size(frame_flags)
+    end = after = _after_blocks(data, codes + 1)
+    while data[after] == 0x21:
+        after = _after_blocks(data, after + 2)
+    size = struct.pack("<HH", frame_width, frame_height)
+    kept = [b"GIF89a", size, data[10:13], palette, control, b",\0\0\0\0", size, data[at + 9 : end], b";"]
+    canvas = (max(width, left + frame_width), max(height, top + frame_height))
+    return FirstFrame(format="GIF", data=b"".join(kept), canvas=canvas, corner=(left, top))
+
+
+def _palette_size(flags: int) -> int:
+    return 6 << (flags & 7) if flags & 0x80 else 0
+
+
+def _after_blocks(data: bytes, at: int) -> int:
+    while size := data[at]:
+        at += size + 1
+    return at + 1
+
+
+def _webp(data: bytes) -> FirstFrame:
+    """The file as it is; of an animation the first frame, as a picture of its own."""
+    (size,) = struct.unpack_from("<I", data, 4)
+    end = size + 8
+    if end > len(data):
+        raise PictureError("the WebP ends before its length")
+    exif, frame, at = b"", b"", 12
+    while at + 8 <= end:
+        kind, length = struct.unpack_from("<4sI", data, at)
+        if at + 8 + length > end:
+            raise PictureError("the WebP ends within a chunk")
+        if kind == b"EXIF":
+            exif = data[at + 8 : at + 8 + length].removeprefix(b"Exif\0\0")
+        elif kind == b"ANMF":
+            frame = frame or data[at + 8 : at + 8 + length]
+        at += 8 + length + length % 2
+    canvas = _webp_size(data)
+    if data[12:16] != b"VP8X" or not data[20] & 2:
+        return FirstFrame(format="WEBP", data=data[:end], exif=exif, canvas=canvas)
+    left, top = 2 * _three_bytes(frame, 0), 2 * _three_bytes(frame, 3)
+    has_alpha = frame[16:20] in (b"ALPH", b"VP8L")
+    header = b"WEBPVP8X" + struct.pack("<IBxxx", 10, 0x10 * has_alpha) + frame[6:12]
+    still = header + frame[16:]
+    return FirstFrame(
+        format="WEBP",
+        data=b"RIFF" + struct.pack("<I", len(still)) + still,
+        exif=exif,
+        canvas=canvas,
+        corner=(left, top),
+    )
+
+
+def _webp_size(data: bytes) -> tuple[int, int]:
+    """Width and height, which a decoder would allocate before anyone could ask it."""
+    kind = data[12:16]
+    if kind == b"VP8X":
+        return _three_bytes(data, 24) + 1, _three_bytes(data, 27) + 1
+    if kind == b"VP8 ":
+        width, height = struct.unpack_from("<HH", data, 26)
+        return width & 0x3FFF, height & 0x3FFF
+    if kind == b"VP8L":
+        (bits,) = struct.unpack_from("<I", data, 21)
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    raise PictureError("the WebP doesn't begin with a picture")
+
+
+def _three_bytes(data: bytes, at: int) -> int:
+    low, high = struct.unpack_from("<HB", data, at)
+    return int(low) | int(high) << 16
+
+
+def _avif(data: bytes) -> FirstFrame:
+    """The file as it is, once every box of it is there."""
+    at = 0
+    while at < len(data):
+        size, kind = struct.unpack_from(">I4s", data, at)
+        if size == 1:
+            (size,) = struct.unpack_from(">Q", data, at + 8)
+        if size == 0:
+            break
+        if size < 8 or at + size > len(data):
+            raise PictureError(f"the AVIF ends within its box {kind!r}")
+        at += size
+    return FirstFrame(format="AVIF", data=data)
+
+
+_WALKS: dict[str, Callable[[bytes], FirstFrame]] = {
+    "JPEG": _jpeg,
+    "PNG": _png,
+    "GIF": _gif,
+    "WEBP": _webp,
+    "AVIF": _avif,
+}
