@@ -16,12 +16,14 @@ from model.errors import PictureError, PictureUnsupported
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "AVIF")
 
-_MAX_SCANS = 100
+_MAX_SCANS = 50
 """Of a JPEG; cameras write one and encoders about ten. A scan of nothing costs a byte and a pass over the picture."""
 
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
 """The next marker of a JPEG: not a stuffed byte, a restart or a fill byte."""
+
+_GIF_BLOCK = re.compile(rb"[!,;]")
 
 _MAGICS = {
     "JPEG": (b"\xff\xd8\xff",),
@@ -167,13 +169,17 @@ def _gif(data: bytes) -> FirstFrame:
     width, height, flags = struct.unpack_from("<HHB", data, 6)
     at = 13 + _palette_size(flags)
     palette, control = data[13:at], b""
-    while data[at] != 0x2C:
-        if data[at] == 0x3B:
+    while True:
+        found = _GIF_BLOCK.search(data, at)
+        if found is None or found[0] == b";":
             raise PictureError("the GIF has no frame")
-        if data[at] == 0x21 and data[at + 1] == 0xF9 and data[at + 2] >= 4:
+        at = found.start()
+        if found[0] == b",":
+            break
+        if data[at + 1] == 0xF9 and data[at + 2] >= 4:
             # How the frame is disposed of, and when, is of no matter to the first.
             control = b"\x21\xf9\x04" + bytes([data[at + 3] & 1, 0, 0, data[at + 6], 0])
-        at = _after_blocks(data, at + 2) if data[at] == 0x21 else at + 1
+        at = _after_blocks(data, at + 2)
     left, top, frame_width, frame_height, frame_flags = struct.unpack_from("<HHHHB", data, at + 1)
     codes = at + 10 + _palette_size(frame_flags)
     end = after = _after_blocks(data, codes + 1)

@@ -1,10 +1,6 @@
 """Decoding: right pixels for every kind of picture, a clear status for every kind of damage."""
 
-import asyncio
 import contextlib
-import io
-import multiprocessing
-import os
 import struct
 import tracemalloc
 import zlib
@@ -16,7 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image, features
 
 from consumers.image_status import ImageStatus
-from worker.decode import DecodeLimits, Decoder, decode
+from tests.pictures.hand_made import chunk, encoded
+from worker.decode import DecodeLimits, decode
 from worker.errors import ImageError
 
 LIMITS = DecodeLimits()
@@ -27,12 +24,6 @@ def picture(mode: str = "RGB", size: tuple[int, int] = (224, 224)) -> Image.Imag
     image = Image.new("RGB", size, (200, 30, 30))
     image.paste((30, 30, 200), (size[0] // 2, 0, size[0], size[1]))
     return image.convert(mode)
-
-
-def encoded(image: Image.Image, format: str, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format, **options)
-    return buffer.getvalue()
 
 
 def mean(values: np.ndarray, part: slice) -> tuple[int, ...]:
@@ -61,23 +52,11 @@ def test_the_same_pixels_have_the_same_digest() -> None:
     assert a.digest == b.digest != decode(encoded(picture(size=(100, 224)), "PNG"), LIMITS).digest
 
 
-def test_16_bit_grey_keeps_its_shade() -> None:
-    """The upper eight bits are the picture: no clipping to white."""
-    grey = Image.fromarray(np.full((50, 50), 128 * 257, np.uint16))
-    assert mean(decode(encoded(grey, "PNG"), LIMITS).values, LEFT) == (128, 128, 128)
-
-
 @pytest.mark.parametrize("mode", ["L", "1"])
 def test_grey_is_grey(mode: str) -> None:
     """Grey and black-and-white pictures have three equal channels."""
     values = decode(encoded(picture(mode), "PNG"), LIMITS).values
     assert np.array_equal(values[0], values[1]) and np.array_equal(values[1], values[2])
-
-
-def test_cmyk_is_converted() -> None:
-    """A CMYK JPEG is about what it was in RGB."""
-    values = decode(encoded(picture("CMYK"), "JPEG", quality=95), LIMITS).values
-    assert np.allclose(mean(values, LEFT), (200, 30, 30), atol=12)
 
 
 def test_transparency_is_on_white() -> None:
@@ -92,21 +71,6 @@ def test_transparency_is_on_white() -> None:
     palette = Image.new("P", (50, 50), 1)
     palette.putpalette([255, 0, 0, 0, 255, 0])
     assert mean(decode(encoded(palette, "PNG", transparency=1), LIMITS).values, LEFT) == (255, 255, 255)
-
-
-def test_an_exif_turn_is_obeyed() -> None:
-    """A picture marked as lying on its side stands up: red ends on top."""
-    exif = Image.Exif()
-    exif[0x0112] = 6  # turn by 90 degrees clockwise to see it upright
-    values = decode(encoded(picture(), "JPEG", exif=exif), LIMITS).values
-    assert values[0, 10:90].mean() > 150 > values[0, -90:-10].mean()
-
-
-def test_the_first_frame_of_an_animation() -> None:
-    """Of a GIF that moves the first frame is looked at."""
-    other = Image.new("RGB", (224, 224), "white")
-    data = encoded(picture(), "GIF", save_all=True, append_images=[other, other])
-    assert np.allclose(mean(decode(data, LIMITS).values, LEFT), (200, 30, 30), atol=10)
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
@@ -147,81 +111,12 @@ def test_a_bomb_is_too_large_before_it_is_decoded() -> None:
     assert caught.value.status is ImageStatus.TOO_LARGE
 
 
-def test_a_dying_decoder_does_not_take_the_worker_along() -> None:
-    """A process that was killed is replaced, and costs no picture that it didn't die of."""
-
-    async def scenario() -> None:
-        async with Decoder(LIMITS) as decoder:
-            good = encoded(picture(), "PNG")
-            assert (await decoder.decode(good)).digest == decode(good, LIMITS).digest
-            for process in multiprocessing.active_children():
-                process.kill()
-                process.join()
-            assert (await decoder.decode(good)).digest == decode(good, LIMITS).digest
-            with pytest.raises(ImageError):
-                await decoder.decode(good[:100])
-
-    asyncio.run(scenario())
-
-
-class Killer(bytes):
-    """Bytes that end the process which unpickles them: stands for a fault in a codec's C code."""
-
-    def __reduce__(self) -> tuple[object, tuple[int]]:
-        return os._exit, (1,)
-
-
-def test_a_picture_that_kills_is_bad_and_the_next_is_not() -> None:
-    """Whoever kills its process twice is refused; those that wait behind it get their pixels."""
-
-    async def scenario() -> None:
-        async with Decoder(LIMITS) as decoder:
-            killer = asyncio.create_task(decoder.decode(Killer()))
-            await asyncio.sleep(0)
-            waiting = [asyncio.create_task(decoder.decode(encoded(picture(), "PNG"))) for _ in range(3)]
-            with pytest.raises(ImageError) as caught:
-                await killer
-            assert caught.value.status is ImageStatus.BAD_IMAGE
-            assert len({(await task).digest for task in waiting}) == 1
-
-    asyncio.run(scenario())
-
-
-def test_a_picture_that_takes_too_long_costs_its_deadline_only() -> None:
-    """A large one ends at the deadline; a small one behind it is decoded, since its own time starts later."""
-    large = encoded(Image.new("RGB", (7000, 7000)), "PNG")
-    small = encoded(picture(), "PNG")
-
-    async def scenario() -> None:
-        async with Decoder(DecodeLimits(seconds=10)) as decoder:
-            await decoder.decode(small)  # the process is up
-            decoder._limits = DecodeLimits(seconds=0.02)
-            slow = asyncio.create_task(decoder.decode(large))
-            await asyncio.sleep(0)  # it has begun
-            decoder._limits = LIMITS
-            behind = asyncio.create_task(decoder.decode(small))
-            with pytest.raises(ImageError) as caught:
-                await slow
-            assert caught.value.status is ImageStatus.BAD_IMAGE
-            assert (await behind).digest == decode(small, LIMITS).digest
-
-    asyncio.run(scenario())
-
-
 @pytest.mark.parametrize("size", [(1, 1), (1, 3000), (3000, 1), (2, 2)])
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF"])
 def test_a_picture_of_hardly_any_pixels_is_a_picture(format: str, size: tuple[int, int]) -> None:
     """One pixel, or a line of them, fills the tower's square."""
     pixels = decode(encoded(Image.new("RGB", size, (200, 30, 30)), format), LIMITS)
     assert np.allclose(mean(pixels.values, LEFT), (200, 30, 30), atol=10)
-
-
-@pytest.mark.parametrize("format", ["PNG", "WEBP"])
-def test_the_first_frame_of_an_animation_in_each_format(format: str) -> None:
-    """APNG and animated WebP: the first frame is looked at, as in GIF."""
-    other = Image.new("RGB", (224, 224), "white")
-    data = encoded(picture(), format, save_all=True, append_images=[other, other])
-    assert np.allclose(mean(decode(data, LIMITS).values, LEFT), (200, 30, 30), atol=10)
 
 
 @pytest.mark.parametrize("mode", ["I;16", "LA", "RGBA", "CMYK", "L"])
@@ -232,25 +127,6 @@ def test_each_mode_keeps_its_shade(mode: str) -> None:
     values = decode(encoded(image, "JPEG" if mode == "CMYK" else "PNG"), LIMITS).values
     assert values.shape == (3, 224, 224)
     assert np.allclose(mean(values, LEFT), (120, 120, 120), atol=3)
-
-
-@pytest.mark.parametrize("turn", range(9))
-@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
-def test_each_exif_turn_is_obeyed(format: str, turn: int) -> None:
-    """All eight orientations bring the red corner home; a value that means nothing is overlooked."""
-    upright = Image.new("RGB", (224, 224), (30, 30, 200))
-    upright.paste((200, 30, 30), (0, 0, 112, 112))
-    undo = {
-        2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
-        5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE,
-        8: Image.Transpose.ROTATE_270,
-    }  # fmt: skip
-    exif = Image.Exif()
-    exif[0x0112] = turn
-    stored = upright.transpose(undo[turn]) if turn in undo else upright
-    values = decode(encoded(stored, format, exif=exif), LIMITS).values
-    assert values[0, 10:100, 10:100].mean() > 180
-    assert values[0, 120:, 120:].mean() < 60
 
 
 @pytest.mark.parametrize(
@@ -267,11 +143,6 @@ def test_each_exif_turn_is_obeyed(format: str, turn: int) -> None:
 def test_damaged_exif_costs_no_picture(exif: bytes) -> None:
     """The pixels are sound, so they are looked at, however the rest of the header reads."""
     assert decode(encoded(picture(), "JPEG", exif=exif), LIMITS).values.shape == (3, 224, 224)
-
-
-def chunk(kind: bytes, data: bytes) -> bytes:
-    """One chunk of a PNG, with its checksum."""
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
 def with_chunk(kind: bytes, data: bytes) -> bytes:

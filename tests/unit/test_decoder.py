@@ -1,0 +1,197 @@
+"""Decoding in processes: whatever a picture does to one, it is that picture's affair alone."""
+
+import asyncio
+import contextlib
+import multiprocessing
+import os
+import time
+
+import pytest
+from PIL import Image
+
+from consumers.image_status import ImageStatus
+from tests.pictures.hand_made import encoded
+from worker import decode as decoding
+from worker.decode import DecodeLimits, Decoder, decode
+from worker.errors import ImageError
+
+LIMITS = DecodeLimits()
+SMALL = encoded(Image.new("RGB", (224, 224), (200, 30, 30)), "PNG")
+
+
+def test_a_dying_decoder_does_not_take_the_worker_along() -> None:
+    """A process that was killed is replaced, and costs no picture that it didn't die of."""
+
+    async def scenario() -> None:
+        async with Decoder(LIMITS) as decoder:
+            assert (await decoder.decode(SMALL)).digest == decode(SMALL, LIMITS).digest
+            for process in multiprocessing.active_children():
+                process.kill()
+                process.join()
+            assert (await decoder.decode(SMALL)).digest == decode(SMALL, LIMITS).digest
+            with pytest.raises(ImageError):
+                await decoder.decode(SMALL[:100])
+
+    asyncio.run(scenario())
+
+
+class Killer(bytes):
+    """Bytes that end the process which unpickles them: stands for a fault in a codec's C code."""
+
+    def __reduce__(self) -> tuple[object, tuple[int]]:
+        return os._exit, (1,)
+
+
+def test_a_picture_that_kills_is_bad_and_the_next_is_not() -> None:
+    """Whoever kills its process twice is refused; those that wait behind it get their pixels."""
+
+    async def scenario() -> None:
+        async with Decoder(LIMITS) as decoder:
+            killer = asyncio.create_task(decoder.decode(Killer()))
+            await asyncio.sleep(0)
+            waiting = [asyncio.create_task(decoder.decode(SMALL)) for _ in range(3)]
+            with pytest.raises(ImageError) as caught:
+                await killer
+            assert caught.value.status is ImageStatus.BAD_IMAGE
+            assert len({(await task).digest for task in waiting}) == 1
+
+    asyncio.run(scenario())
+
+
+def test_a_picture_that_takes_too_long_costs_its_deadline_only() -> None:
+    """A large one ends at the deadline; a small one behind it is decoded, since its own time starts later."""
+    large = encoded(Image.new("RGB", (7000, 7000)), "PNG")
+
+    async def scenario() -> None:
+        async with Decoder(DecodeLimits(seconds=10)) as decoder:
+            await decoder.decode(SMALL)  # the process is up
+            decoder._limits = DecodeLimits(seconds=0.02)
+            slow = asyncio.create_task(decoder.decode(large))
+            await asyncio.sleep(0)  # it has begun
+            decoder._limits = LIMITS
+            behind = asyncio.create_task(decoder.decode(SMALL))
+            with pytest.raises(ImageError) as caught:
+                await slow
+            assert caught.value.status is ImageStatus.BAD_IMAGE
+            assert (await behind).digest == decode(SMALL, LIMITS).digest
+
+    asyncio.run(scenario())
+
+
+def test_the_limits_are_of_what_makes_sense() -> None:
+    """A limit of nothing would refuse everything."""
+    for name in ("max_pixels", "memory_bytes", "seconds", "processes"):
+        with pytest.raises(ValueError, match=name):
+            DecodeLimits(**{name: 0})
+
+
+def test_a_picture_that_needs_more_memory_than_there_is_ends_alone() -> None:
+    """It is refused, not the machine's memory used up; the same process goes on with the next."""
+    large = encoded(Image.new("RGB", (6000, 6000)), "PNG", compress_level=1)
+
+    async def scenario() -> None:
+        async with Decoder(DecodeLimits(memory_bytes=64 << 20)) as decoder:
+            await decoder.decode(SMALL)
+            processes = set(multiprocessing.active_children())
+            with pytest.raises(ImageError) as caught:
+                await decoder.decode(large)
+            assert caught.value.status is ImageStatus.TOO_LARGE
+            assert (await decoder.decode(SMALL)).digest == decode(SMALL, LIMITS).digest
+            assert set(multiprocessing.active_children()) == processes
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "AVIF"])
+def test_the_largest_picture_fits_into_the_memory_that_is_allowed(format: str) -> None:
+    """Of the most pixels, with alpha or progressive: the costliest of its format."""
+    size = (8165, 6123)
+    image = Image.new("CMYK" if format == "JPEG" else "RGBA", size, (200, 30, 30, 128))
+    options = {
+        "PNG": {"compress_level": 1},
+        "JPEG": {"progressive": True},
+        "WEBP": {"method": 0},
+        "AVIF": {"speed": 10},
+    }
+    data = encoded(image, format, **options[format])
+
+    async def scenario() -> None:
+        async with Decoder(DecodeLimits(seconds=120)) as decoder:
+            assert (await decoder.decode(data)).values.shape == (3, 224, 224)
+
+    asyncio.run(scenario())
+
+
+def _slow_prepare(memory_bytes: int) -> None:
+    time.sleep(1.5)
+
+
+def test_a_process_that_starts_slowly_is_no_pictures_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The deadline is the decoding's: neither the first process nor the one that replaces it counts."""
+    monkeypatch.setattr(decoding, "_prepare", _slow_prepare)
+
+    async def scenario() -> None:
+        async with Decoder(DecodeLimits(seconds=1)) as decoder:
+            wanted = decode(SMALL, LIMITS).digest
+            assert (await decoder.decode(SMALL)).digest == wanted
+            for process in multiprocessing.active_children():
+                process.kill()
+                process.join()
+            assert (await decoder.decode(SMALL)).digest == wanted
+
+    asyncio.run(scenario())
+
+
+def test_processes_start_before_they_are_needed() -> None:
+    """Also the one in the place of another that died: whoever comes later finds it up."""
+
+    async def scenario() -> None:
+        async with Decoder(DecodeLimits(processes=2)) as decoder:
+            await asyncio.gather(*decoder._starts)
+            with pytest.raises(ImageError):
+                await decoder.decode(Killer())
+            await asyncio.gather(*decoder._starts)
+            before = set(multiprocessing.active_children())
+            await decoder.decode(SMALL)
+            assert set(multiprocessing.active_children()) == before
+
+    asyncio.run(asyncio.wait_for(scenario(), 60))
+
+
+def test_a_loop_that_was_held_up_blames_no_picture() -> None:
+    """It hears of the deadline and of the result at once: the result was in time."""
+
+    async def scenario() -> None:
+        async with Decoder(DecodeLimits(seconds=10)) as decoder:
+            await decoder.decode(SMALL)
+            decoder._limits = DecodeLimits(seconds=1)
+            pending = asyncio.create_task(decoder.decode(SMALL))
+            await asyncio.sleep(0)
+            time.sleep(1.5)  # noqa: ASYNC251 - this is what holds the loop up
+            assert (await pending).digest == decode(SMALL, LIMITS).digest
+
+    asyncio.run(scenario())
+
+
+def _die(memory_bytes: int) -> None:
+    os._exit(1)
+
+
+def test_where_no_process_starts_no_picture_is_called_bad(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that wait are told that it takes too long, which is believed for seconds only, and it is tried anew."""
+    monkeypatch.setattr(decoding, "_prepare", _die)
+    monkeypatch.setattr(decoding, "_START_PAUSES", (0.01,))
+
+    async def scenario() -> None:
+        async with Decoder(LIMITS) as decoder:
+            for _ in range(2):
+                with pytest.raises(ImageError) as caught:
+                    await decoder.decode(SMALL)
+                assert caught.value.status is ImageStatus.TOO_SLOW
+            monkeypatch.undo()
+            with contextlib.suppress(ImageError):
+                await decoder.decode(SMALL)  # it may have been started before
+            assert (await decoder.decode(SMALL)).digest == decode(SMALL, LIMITS).digest
+
+    asyncio.run(scenario())
