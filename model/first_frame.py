@@ -146,7 +146,9 @@ def _png(data: bytes) -> FirstFrame:
     if b"tRNS" in chunks:
         chunks[b"tRNS"] = _clear_shade(chunks[b"tRNS"], depth=header[8], colour=header[9])
     kept = [_chunk(kind, chunks[kind]) for kind in (b"IHDR", b"PLTE", b"tRNS") if kind in chunks]
-    kept += [_chunk(b"IDAT", b"".join(pixels)), _chunk(b"IEND", b"")]
+    # Pillow takes a stream that ends after any row for whole, but not one that lacks a byte of its checksum: the
+    # chunks have their own. The other three it wants, as it stops where the input does.
+    kept += [_chunk(b"IDAT", b"".join(pixels)[:-1]), _chunk(b"IEND", b"")]
     return FirstFrame(format="PNG", data=_PNG_MAGIC + b"".join(kept), exif=chunks.get(b"eXIf", b""))
 
 

@@ -55,8 +55,10 @@ def read_pixels(data: bytes, *, max_pixels: int = MAX_PIXELS, formats: tuple[str
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(frame.data), formats=(frame.format,)) as image:
                 return _pixels(image, frame, max_pixels)
-    except (Image.DecompressionBombError, MemoryError) as error:
+    except Image.DecompressionBombError as error:
         raise PictureTooLarge("too many pixels") from error
+    except MemoryError as error:
+        raise PictureTooLarge("more memory than there is") from error
     except PictureError:
         raise
     except Exception as error:

@@ -11,6 +11,9 @@ from PIL import Image
 GREY, RGB, PALETTE, GREY_ALPHA, RGBA = 0, 2, 3, 4, 6
 """The colour types of PNG."""
 
+ADAM7 = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
+"""First row, first column and their steps in each pass over an interlaced PNG."""
+
 
 def encoded(image: Image.Image, format: str, **options: object) -> bytes:
     """A file of `image`, as Pillow writes it."""
@@ -24,21 +27,28 @@ def chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-def png(samples: np.ndarray, *chunks: bytes, colour: int, depth: int = 8, behind: bytes = b"") -> bytes:
+def png(
+    samples: np.ndarray, *chunks: bytes, colour: int, depth: int = 8, behind: bytes = b"", interlaced: bool = False
+) -> bytes:
     """A PNG of samples (H, W) or (H, W, C); `chunks` stand before the pixels and `behind` after them."""
     height, width = samples.shape[:2]
-    rows = samples.reshape(height, -1)
+    passes = [samples[top::down, left::right] for top, left, down, right in ADAM7] if interlaced else [samples]
+    raw = b"".join(_rows(part, depth) for part in passes if part.size)
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlaced))
+    parts = [b"\x89PNG\r\n\x1a\n", header, *chunks, chunk(b"IDAT", zlib.compress(raw)), behind, chunk(b"IEND", b"")]
+    return b"".join(parts)
+
+
+def _rows(samples: np.ndarray, depth: int) -> bytes:
+    rows = samples.reshape(len(samples), -1)
     if depth == 16:
         packed = np.ascontiguousarray(rows, dtype=">u2").view(np.uint8)
     elif depth == 8:
         packed = rows.astype(np.uint8)
     else:
-        bits = (rows[..., None] >> np.arange(depth - 1, -1, -1) & 1).reshape(height, -1)
+        bits = (rows[..., None] >> np.arange(depth - 1, -1, -1) & 1).reshape(len(rows), -1)
         packed = np.packbits(bits.astype(np.uint8), axis=1)
-    raw = b"".join(b"\0" + row.tobytes() for row in packed)
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
-    parts = [b"\x89PNG\r\n\x1a\n", header, *chunks, chunk(b"IDAT", zlib.compress(raw)), behind, chunk(b"IEND", b"")]
-    return b"".join(parts)
+    return b"".join(b"\0" + row.tobytes() for row in packed)
 
 
 def frame_control(number: int, width: int, height: int, left: int = 0, top: int = 0) -> bytes:

@@ -40,6 +40,7 @@ STILLS = {
     "progressive JPEG": encoded(IMAGE, "JPEG", quality=90, progressive=True),
     "JPEG with restarts": encoded(IMAGE, "JPEG", quality=90, restart_marker_blocks=1),
     "PNG": png(NOISE, colour=RGB),
+    "interlaced PNG": png(NOISE, colour=RGB, interlaced=True),
     "PNG of 16 bits": png(NOISE[..., 0].astype(np.uint16) * 257, colour=GREY, depth=16),
     "PNG with a palette": png(INDICES, chunk(b"PLTE", PALETTE_128.tobytes()), chunk(b"tRNS", b"\x20"), colour=PALETTE),
     "GIF": gif((24, 24), PALETTE_128, FRAME),
@@ -106,7 +107,7 @@ def test_a_scan_that_is_short_is_refused_though_the_end_marker_is_there(kind: st
     assert rows.min() * 24 // 224 >= 14 and columns.min() * 24 // 224 >= 6
 
 
-@pytest.mark.parametrize("kind", ["GIF", "PNG", "PNG of 16 bits"])
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "interlaced PNG", "PNG of 16 bits"])
 def test_data_that_is_short_is_refused_though_the_structure_is_whole(kind: str) -> None:
     """Codes, or rows, that end early behind lengths and checksums that are right."""
     if kind == "GIF":
@@ -120,7 +121,7 @@ def test_data_that_is_short_is_refused_though_the_structure_is_whole(kind: str) 
         pixels = zlib.decompress(whole[start + 8 : -16])
         short = [
             whole[:start] + chunk(b"IDAT", zlib.compress(pixels[:number])) + whole[-12:]
-            for number in range(0, len(pixels), 29)
+            for number in {*range(0, len(pixels), 29), *range(0, len(pixels), len(pixels) // 24)}
         ]
     assert {seen(data) for data in short} == {None}
 

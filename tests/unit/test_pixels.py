@@ -62,6 +62,15 @@ def test_eight_bits_are_kept_to_the_bit() -> None:
     assert np.array_equal(seen(png(COLOURS[..., 0], colour=GREY)), grey(COLOURS[..., 0]))
 
 
+@pytest.mark.parametrize("depth", [4, 8, 16])
+def test_an_interlaced_png(depth: int) -> None:
+    """Its seven passes are put together, whatever the size."""
+    shades = BITS_16[..., 0] >> (16 - depth)
+    wanted = grey(shades * 17 if depth == 4 else shades >> (depth - 8))
+    assert np.array_equal(seen(png(shades, colour=GREY, depth=depth, interlaced=True)), wanted)
+    assert np.abs(seen(png(shades[:3, :5], colour=GREY, depth=depth, interlaced=True))[0, 0] - wanted[0, 0]).max() <= 1
+
+
 def test_of_sixteen_bits_the_upper_eight_are_seen() -> None:
     """In grey and in RGB, with alpha and without."""
     upper = BITS_16 >> 8
