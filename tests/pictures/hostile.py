@@ -56,7 +56,7 @@ class Hostile:
 
 
 def hostile_pictures(seed: int) -> list[Hostile]:
-    """About a thousand, the sound ones included, in an order that mixes the kinds."""
+    """Nearly two thousand, the sound ones included, in an order that mixes the kinds."""
     random = Random(seed)
     stills, films = _stills(), _films()
     cases = [

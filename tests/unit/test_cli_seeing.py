@@ -108,7 +108,7 @@ def test_a_person_sees_the_caption_and_gets_the_figure(
     [
         ("no/such/file.jpg", "can't be used (not_found: no such file or directory); name another with --image"),
         (str(EXAMPLES / "posts.jsonl"), "can't be used (bad_image: "),
-        (str(EXAMPLES / "images" / "cut_short.jpg"), "can't be used (bad_image: damaged"),
+        (str(EXAMPLES / "images" / "cut_short.jpg"), "can't be used (bad_image: the JPEG ends"),
         (str(EXAMPLES), "can't be used (not_found: is a directory)"),
         ("http://169.254.169.254/latest", "blocked_address: 169.254.169.254 is no public address); set NAMETAG_IMAGES"),
         ("http://127.0.0.1:9/a.jpg", "blocked_address: port 9 is not fetched from); set NAMETAG_IMAGES"),
