@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from consumers.image_status import ImageStatus
-from tests.pictures.hostile import Hostile, Wanted, hostile_pictures
+from tests.pictures.cases import Hostile, Wanted
+from tests.pictures.hostile import hostile_pictures
 from worker.decode import DecodeLimits, Decoder, Pixels, decode
 from worker.errors import ImageError
 
@@ -88,7 +89,7 @@ def table(cases: list[Hostile], endings: list[Ending]) -> str:
 def test_no_hostile_picture_does_harm_or_passes_for_another(seed: int) -> None:
     """None takes the worker along or longer than the deadline, and none that is damaged is used for what it was.
 
-    What may be used though bytes of it were changed is told in `Wanted` and in tests/pictures/hostile.py:
+    What may be used though bytes of it were changed is told in `Wanted` and in tests/pictures/:
     a format without checksums whose own decoder takes the data for whole.
     """
     cases = hostile_pictures(seed)
