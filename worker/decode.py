@@ -86,6 +86,7 @@ class Decoder:
         self._limits = limits
         self._free: asyncio.Queue[ProcessPoolExecutor | None] = asyncio.Queue()
         """None stands for a process that can't be started."""
+        self._turn = asyncio.Lock()
         self._pools: set[ProcessPoolExecutor] = set()
         self._starts: set[asyncio.Task[None]] = set()
 
@@ -123,7 +124,9 @@ class Decoder:
 
     async def _decode_once(self, data: bytes) -> Pixels | tuple[ImageStatus, str]:
         while True:
-            pool = await self._free.get()
+            # The lock keeps the order of those who wait; of a queue's whoever comes just then may overtake all.
+            async with self._turn:
+                pool = await self._free.get()
             if pool is None:
                 self._start()
                 raise ImageError(ImageStatus.TOO_SLOW, "no process to decode in could be started")

@@ -78,6 +78,23 @@ def test_a_picture_that_takes_too_long_costs_its_deadline_only() -> None:
     asyncio.run(scenario())
 
 
+def test_whoever_waits_longest_is_next() -> None:
+    """One who comes back at once with another picture doesn't overtake."""
+    order: list[str] = []
+
+    async def come(decoder: Decoder, name: str, times: int) -> None:
+        for _ in range(times):
+            await decoder.decode(SMALL)
+            order.append(name)
+
+    async def scenario() -> None:
+        async with Decoder(LIMITS) as decoder:
+            await asyncio.gather(come(decoder, "again and again", 20), come(decoder, "once", 1))
+
+    asyncio.run(scenario())
+    assert order.index("once") <= 1
+
+
 def test_the_limits_are_of_what_makes_sense() -> None:
     """A limit of nothing would refuse everything."""
     for name in ("max_pixels", "memory_bytes", "seconds", "processes"):
