@@ -1,63 +1,76 @@
 """Fetching pictures from the open internet, where any post can name any URL.
 
-The address is checked where the socket is made, so that what was checked is what is dialled: no
-rebinding, no IP literal past the resolver, on every hop. Redirects are followed by hand.
+worker/addresses.py says where a fetch may go, on every hop, for redirects are followed by hand; worker/hosts.py
+when a host may be asked. Here is how long it may take, how much it may send, and what its answers mean.
 """
 
 import asyncio
-import ipaddress
+import errno
+import re
 import socket
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
+from importlib.metadata import version
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import aiohttp
-from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from consumers.image_status import ImageStatus
+from worker.addresses import BlockedAddress, LookUp, Resolver, checked_url, guarded_socket, look_up, redirected
 from worker.errors import ImageError
+from worker.hosts import HostFailure, HostLimits, Hosts, seconds_asked
 from worker.retry import RetryPolicy, retry
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_PORTS = frozenset({80, 443})
 _BY_STATUS = {
     401: ImageStatus.FORBIDDEN,
     403: ImageStatus.FORBIDDEN,
     404: ImageStatus.NOT_FOUND,
+    407: ImageStatus.HOST_DOWN,  # said by a proxy, of itself
     410: ImageStatus.GONE,
     451: ImageStatus.FORBIDDEN,
 }
-_PASSING = frozenset({502, 503, 504})
+_PASSING = frozenset({429, 502, 503, 504})
 """Answers of a host that may be well again in a moment."""
-# What is 'global' to Python, or to some release of it, and must not be dialled: the IETF's own blocks, the
-# tunnels that carry an IPv4 address inside an IPv6 one (Teredo, 6to4 and its relay), and documentation.
-_NOT_DIALLED = tuple(
-    map(ipaddress.ip_network, ("192.0.0.0/24", "192.88.99.0/24", "2001::/23", "2002::/16", "3fff::/20"))
-)
-_GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
-_DNS_THREADS = 8
+_OWN_TROUBLE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
+"""Errors of a connection that say nothing of the host."""
+_DNS_THREADS = 32
 _DNS_CACHE_SECONDS = 60
+_KEPT_SECONDS = 5.0  # idle connections are in no limit's count
+_CONTACT = re.compile(r"[!-'*-~]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FetchLimits:
     """How long, how much and from where. `allow_origins` are exempt from the address guard.
 
-    `attempts` are for what may pass, such as a connection that broke off; `total_seconds` is for all of them.
+    `attempts` are for what may pass, such as a connection that broke off; `total_seconds` is for all of them. A
+    body has to come at `least_rate` bytes a second on average, once `rate_grace_seconds` are over. `contact`, a
+    URL or a mail address, is told to hosts.
+
+    `proxy` is where all requests go through, as http://host:port, with credentials if it wants them. It then
+    looks the hosts' names up, and the guard knows only what this machine finds for a name before it is handed
+    over: it can't promise that the proxy finds the same (rebinding), nor where the proxy dials. A proxy has to
+    refuse private addresses by itself. A name that can't be resolved here is not handed over.
     """
 
     total_seconds: float = 5.0
     attempts: int = 2
     connect_seconds: float = 2.0
     idle_seconds: float = 2.0
+    least_rate: float = 1024.0
+    rate_grace_seconds: float = 2.0
     max_image_bytes: int = 10 * 1024 * 1024
     max_redirects: int = 3
     max_url_length: int = 2048
-    per_host: int = 8
-    overall: int = 64
-    user_agent: str = "nametag"
+    hosts: HostLimits = field(default_factory=HostLimits)
+    contact: str | None = None
+    proxy: str | None = field(default=None, repr=False)
     allow_origins: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
@@ -66,72 +79,51 @@ class FetchLimits:
             "attempts",
             "connect_seconds",
             "idle_seconds",
+            "least_rate",
+            "rate_grace_seconds",
             "max_image_bytes",
-            "per_host",
-            "overall",
+            "max_url_length",
         ):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
+        if self.max_redirects < 0:
+            raise ValueError(f"max_redirects must be at least 0, not {self.max_redirects}")
+        if self.contact is not None and not _CONTACT.fullmatch(self.contact):
+            raise ValueError("contact must be a URL or a mail address, in ASCII without spaces and parentheses")
+        if self.proxy is not None and not _is_proxy(self.proxy):
+            raise ValueError("proxy must be http://host:port, or http://user:password@host:port")
 
-
-def is_public(address: str) -> bool:
-    """Whether an IP address may be dialled: globally routable, and no tunnel to another one."""
-    try:
-        ip = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return False
-    if ip.version == 6 and ip not in _GLOBAL_UNICAST:  # mapped, NAT64, site-local, …
-        return False
-    if any(ip in network for network in _NOT_DIALLED):
-        return False
-    return ip.is_global and not ip.is_multicast and not ip.is_reserved
-
-
-class _BlockedAddress(OSError):
-    """Raised in place of a connection to an address that isn't public."""
-
-
-class _Resolver(AbstractResolver):
-    """Looks names up on threads of its own.
-
-    A name server that never answers holds a thread for half a minute; on asyncio's default threads
-    it would hold up all that is run there. Addresses that aren't public are left out already here, so
-    that a host with none but those is told apart; the socket is guarded all the same.
-    """
-
-    def __init__(self, threads: ThreadPoolExecutor, *, guarded: bool) -> None:
-        self._threads = threads
-        self._guarded = guarded
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
-        """The addresses of `host`. Raises `_BlockedAddress` where it has none but guarded ones."""
-        found = await asyncio.get_running_loop().run_in_executor(
-            self._threads, lambda: socket.getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM)
-        )
-        addresses = [(kind, protocol, str(address[0])) for kind, _, protocol, _, address in found]
-        dialled = [entry for entry in addresses if not self._guarded or is_public(entry[2])]
-        if addresses and not dialled:
-            raise _BlockedAddress(f"{addresses[0][2]} is no public address")
-        return [
-            ResolveResult(
-                hostname=host, host=address, port=port, family=kind, proto=protocol, flags=socket.AI_NUMERICHOST
-            )
-            for kind, protocol, address in dialled
-        ]
-
-    async def close(self) -> None:
-        """Nothing to let go of: the threads are the fetcher's."""
+    @property
+    def user_agent(self) -> str:
+        """What hosts are told of who asks."""
+        name = f"nametag/{version('nametag')}"
+        return name if self.contact is None else f"{name} (+{self.contact})"
 
 
 class ImageFetcher:
-    """Fetches pictures within limits."""
+    """Fetches pictures within limits. `find` looks names up; `on_event` hears what worker/hosts.py does."""
 
-    def __init__(self, limits: FetchLimits) -> None:
+    def __init__(
+        self,
+        limits: FetchLimits,
+        *,
+        find: LookUp = look_up,
+        on_event: Callable[[str], None] = lambda _event: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._limits = limits
         self._allowed = frozenset(URL(origin).origin() for origin in limits.allow_origins)
+        self._proxy = None if limits.proxy is None else URL(limits.proxy)
         self._dns = ThreadPoolExecutor(_DNS_THREADS, thread_name_prefix="dns")
+        self._guard = Resolver(self._dns, find, seconds=limits.connect_seconds, guarded=True)
+        self._free = Resolver(self._dns, find, seconds=limits.connect_seconds, guarded=False)
+        self._hosts = Hosts(
+            limits.hosts,
+            patience_seconds=min(limits.idle_seconds, limits.total_seconds / 2),
+            probe_seconds=limits.total_seconds,
+            on_event=on_event,
+            clock=clock,
+        )
         self._guarded: aiohttp.ClientSession | None = None
         self._trusted: aiohttp.ClientSession | None = None
 
@@ -143,6 +135,7 @@ class ImageFetcher:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await self._hosts.close()
         for session in (self._guarded, self._trusted):
             if session is not None:
                 await session.close()
@@ -152,82 +145,88 @@ class ImageFetcher:
         """The bytes at `url`. Raises `ImageError` with the status that the event will have."""
         policy = RetryPolicy(attempts=self._limits.attempts, total_seconds=self._limits.total_seconds)
         try:
-            return await retry(policy, lambda: self._fetch_once(url))
+            return await retry(policy, lambda: self._follow(url))
         except TimeoutError as error:
             raise ImageError(ImageStatus.TOO_SLOW, "not within the deadline") from error
-
-    async def _fetch_once(self, url: str) -> bytes:
-        try:
-            return await self._follow(url)
-        except TimeoutError as error:
-            raise ImageError(ImageStatus.TOO_SLOW, "not within the time to connect or to the next byte") from error
-        except _BlockedAddress as error:
-            raise ImageError(ImageStatus.BLOCKED_ADDRESS, str(error)) from error
-        except aiohttp.InvalidURL as error:
-            raise ImageError(ImageStatus.BLOCKED_ADDRESS, "no URL") from error
-        except aiohttp.ClientConnectorError as error:
-            if isinstance(error.os_error, _BlockedAddress):
-                raise ImageError(ImageStatus.BLOCKED_ADDRESS, str(error.os_error)) from error
-            if isinstance(error, aiohttp.ClientConnectorDNSError):
-                raise ImageError(ImageStatus.NOT_FOUND, "the host's name can't be resolved") from error
-            raise ImageError(ImageStatus.HOST_DOWN, "the host can't be reached", retriable=True) from error
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            detail = f"the host broke off: {type(error).__name__}"
-            raise ImageError(ImageStatus.HOST_DOWN, detail, retriable=True) from error
 
     async def _follow(self, url: str) -> bytes:
         for _ in range(self._limits.max_redirects + 1):
             target = self._checked(url)
-            session = self._trusted if target.origin() in self._allowed else self._guarded
-            if session is None:
-                raise RuntimeError("the fetcher is used outside of its `async with`")
-            async with session.get(target, allow_redirects=False) as response:
-                if response.status not in _REDIRECTS:
-                    return await self._read(response)
-                url = _next_hop(target, response.headers.get("Location"))
+            host = f"{(target.raw_host or '').rstrip('.')}:{target.port}"
+            answer = await self._hosts.visit(host, partial(self._request, target))
+            if isinstance(answer, bytes):
+                return answer
+            url = answer
         raise ImageError(ImageStatus.BLOCKED_ADDRESS, "too many redirects")
 
     def _checked(self, url: str) -> URL:
-        if len(url) > self._limits.max_url_length:
-            raise ImageError(ImageStatus.BLOCKED_ADDRESS, "the URL is too long")
         try:
-            target = URL(url)
-            origin = target.origin() if target.host else None
-        except ValueError as error:
+            return checked_url(url, allowed=self._allowed, max_length=self._limits.max_url_length)
+        except BlockedAddress as error:
+            raise ImageError(ImageStatus.BLOCKED_ADDRESS, str(error)) from error
+
+    async def _request(self, target: URL) -> bytes | str:
+        """One hop: the bytes, or the URL that a redirect leads to."""
+        try:
+            return await self._get(target)
+        except TimeoutError as error:
+            raise HostFailure(ImageStatus.TOO_SLOW, "not within the time to connect or to the next byte") from error
+        except BlockedAddress as error:
+            raise ImageError(ImageStatus.BLOCKED_ADDRESS, str(error)) from error
+        except socket.gaierror as error:
+            raise _unresolved(error) from error
+        except aiohttp.InvalidURL as error:
             raise ImageError(ImageStatus.BLOCKED_ADDRESS, "no URL") from error
-        if target.scheme not in ("http", "https") or origin is None:
-            raise ImageError(ImageStatus.BLOCKED_ADDRESS, "only http and https are fetched")
-        if target.user is not None or target.password is not None:
-            raise ImageError(ImageStatus.BLOCKED_ADDRESS, "the URL carries credentials")
-        if origin not in self._allowed and target.port not in _PORTS:
-            raise ImageError(ImageStatus.BLOCKED_ADDRESS, f"port {target.port} is not fetched from")
-        return target
+        except aiohttp.ClientConnectorError as error:
+            raise _unconnected(error) from error
+        except aiohttp.ClientHttpProxyError as error:
+            kind = HostFailure if error.status >= 500 else ImageError
+            raise kind(ImageStatus.HOST_DOWN, f"the proxy answers {error.status}") from error
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            detail = f"the host broke off: {type(error).__name__}"
+            raise HostFailure(ImageStatus.HOST_DOWN, detail, retriable=True) from error
+
+    async def _get(self, target: URL) -> bytes | str:
+        is_allowed = target.origin() in self._allowed
+        if self._proxy is not None and not is_allowed:
+            await self._guard.resolve(target.raw_host or "")
+        # The connection to a proxy is the operator's own, and so not guarded.
+        session = self._trusted if is_allowed or self._proxy is not None else self._guarded
+        if session is None:
+            raise RuntimeError("the fetcher is used outside of its `async with`")
+        async with session.get(target, allow_redirects=False) as response:
+            if response.status not in _REDIRECTS:
+                return await self._read(response)
+            return redirected(target, response.headers.get("Location", ""))
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
         if response.status != 200:
-            status = _BY_STATUS.get(response.status)
-            if status is None:
-                status = ImageStatus.HOST_DOWN if response.status >= 500 else ImageStatus.NOT_FOUND
-            retriable = response.status in _PASSING
-            raise ImageError(status, f"the host answers {response.status}", retriable=retriable)
-        limit = self._limits.max_image_bytes
-        if (response.content_length or 0) > limit:
-            raise ImageError(ImageStatus.TOO_LARGE, f"over {limit} bytes")
+            raise _refused(response.status, response.headers.get("Retry-After"))
+        limits = self._limits
+        too_large = ImageError(ImageStatus.TOO_LARGE, f"over {limits.max_image_bytes} bytes")
+        if (response.content_length or 0) > limits.max_image_bytes:
+            raise too_large
         data = bytearray()
-        async for chunk in response.content.iter_chunked(64 * 1024):
+        start = asyncio.get_running_loop().time()
+        while True:
+            # When what has come by then would be too little; sooner than that, silence is the idle limit's.
+            due = start + max(limits.rate_grace_seconds, len(data) / limits.least_rate)
+            async with asyncio.timeout_at(due):
+                chunk = await response.content.readany()
+            if not chunk:
+                return bytes(data)
             data += chunk
-            if len(data) > limit:  # the length that was told may lie
-                raise ImageError(ImageStatus.TOO_LARGE, f"over {limit} bytes")
-        return bytes(data)
+            if len(data) > limits.max_image_bytes:  # the length that was told may lie
+                raise too_large
 
     def _session(self, *, guarded: bool) -> aiohttp.ClientSession:
         limits = self._limits
         connector = aiohttp.TCPConnector(
-            limit=limits.overall,
-            limit_per_host=limits.per_host,
-            resolver=_Resolver(self._dns, guarded=guarded),
+            limit=0,  # the turns of worker/hosts.py are the limit
+            resolver=self._guard if guarded else self._free,
             ttl_dns_cache=_DNS_CACHE_SECONDS,
-            socket_factory=_guarded_socket if guarded else None,
+            socket_factory=guarded_socket if guarded else None,
+            keepalive_timeout=_KEPT_SECONDS,
         )
         timeout = aiohttp.ClientTimeout(
             total=limits.total_seconds, sock_connect=limits.connect_seconds, sock_read=limits.idle_seconds
@@ -238,21 +237,44 @@ class ImageFetcher:
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             headers={"Accept-Encoding": "identity", "User-Agent": limits.user_agent, "Accept": "image/*"},
+            proxy=None if guarded else self._proxy,
             trust_env=False,
         )
 
 
-def _next_hop(target: URL, location: str | None) -> str:
-    if not location:
-        raise ImageError(ImageStatus.NOT_FOUND, "a redirect to nowhere")
+def _is_proxy(text: str) -> bool:
     try:
-        return str(target.join(URL(location)))
-    except ValueError as error:
-        raise ImageError(ImageStatus.BLOCKED_ADDRESS, "a redirect to what is no URL") from error
+        url = URL(text)
+        return url.scheme == "http" and bool(url.host) and url.path_qs in ("", "/") and bool(url.port)
+    except ValueError:
+        return False
 
 
-def _guarded_socket(info: tuple[Any, ...]) -> socket.socket:
-    family, kind, protocol, _, address = info
-    if not is_public(str(address[0])):
-        raise _BlockedAddress(f"{address[0]} is no public address")
-    return socket.socket(family, kind, protocol)
+def _refused(code: int, retry_after: str | None) -> ImageError:
+    detail = f"the host answers {code}"
+    if code in _PASSING or code >= 500:
+        seconds = seconds_asked(retry_after, time.time()) if code in (429, 503) else None
+        retriable = code in _PASSING and not seconds
+        return HostFailure(ImageStatus.HOST_DOWN, detail, retriable=retriable, wait_seconds=seconds)
+    return ImageError(_BY_STATUS.get(code, ImageStatus.NOT_FOUND), detail)
+
+
+def _unresolved(error: OSError) -> ImageError:
+    if error.errno == socket.EAI_AGAIN:  # a name server's trouble, and not for the breaker of each host
+        return ImageError(ImageStatus.HOST_DOWN, "no name server answers", retriable=True)
+    return ImageError(ImageStatus.NOT_FOUND, "the host's name can't be resolved")
+
+
+def _unconnected(error: aiohttp.ClientConnectorError) -> ImageError:
+    cause = error.os_error
+    if isinstance(cause, BlockedAddress):
+        return ImageError(ImageStatus.BLOCKED_ADDRESS, str(cause))
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return _unresolved(cause)
+    if isinstance(error, aiohttp.ClientProxyConnectionError):
+        return ImageError(ImageStatus.HOST_DOWN, "the proxy can't be reached", retriable=True)
+    if cause.errno in _OWN_TROUBLE:
+        return ImageError(ImageStatus.HOST_DOWN, "no connection can be made here", retriable=True)
+    if isinstance(error, aiohttp.ClientSSLError):
+        return HostFailure(ImageStatus.HOST_DOWN, "no TLS with the host")
+    return HostFailure(ImageStatus.HOST_DOWN, "the host can't be reached", retriable=True)

@@ -13,7 +13,8 @@ from aiohttp import web
 import worker.fetch
 from consumers.image_status import ImageStatus
 from worker.errors import ImageError
-from worker.fetch import FetchLimits, ImageFetcher, is_public
+from worker.addresses import is_public
+from worker.fetch import FetchLimits, ImageFetcher
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from consumers.image_status import ImageStatus
 from worker.errors import ImageError
-from worker.fetch import FetchLimits, ImageFetcher, is_public
+from worker.addresses import is_public
+from worker.fetch import FetchLimits, ImageFetcher
 
 Speak = Callable[[asyncio.StreamWriter], Awaitable[None]]
 HEAD = b"HTTP/1.1 200 OK\r\n"
