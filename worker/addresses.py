@@ -76,20 +76,22 @@ def checked_url(text: str, *, allowed: frozenset[URL], max_length: int) -> URL:
         raise BlockedAddress("the URL holds control characters or backslashes")
     try:
         url = URL(text)
-        origin = url.origin() if url.host else None
+        # yarl reads some parts only when asked for them.
+        origin, host, port = url.origin() if url.host else None, url.raw_host or "", url.port
+        has_user = url.user is not None or url.password is not None
     except ValueError as error:
         raise BlockedAddress("no URL") from error
     if url.scheme not in ("http", "https") or origin is None:
         raise BlockedAddress("only http and https are fetched")
-    # yarl drops an empty name, as in http://@host, where others may not.
+    # An empty name, as in http://@host, is dropped by yarl, and by others maybe not.
     authority = re.split(r"[/?#]", text.partition("//")[2], maxsplit=1)[0]
-    if url.user is not None or url.password is not None or "@" in authority:
+    if has_user or "@" in authority:
         raise BlockedAddress("the URL carries credentials")
     if origin in allowed:
         return url
-    if url.port not in _PORTS:
-        raise BlockedAddress(f"port {url.port} is not fetched from")
-    _check_host(origin.raw_host or "", is_bracketed="[" in authority)
+    if port not in _PORTS:
+        raise BlockedAddress(f"port {port} is not fetched from")
+    _check_host(host, is_bracketed="[" in authority)
     return url
 
 
