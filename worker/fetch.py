@@ -170,7 +170,8 @@ class ImageFetcher:
         try:
             return await self._get(target)
         except TimeoutError as error:
-            raise HostFailure(ImageStatus.TOO_SLOW, "not within the time to connect or to the next byte") from error
+            detail = "not within the time to connect or to the next byte, or below the least rate"
+            raise HostFailure(ImageStatus.TOO_SLOW, detail) from error
         except BlockedAddress as error:
             raise ImageError(ImageStatus.BLOCKED_ADDRESS, str(error)) from error
         except socket.gaierror as error:

@@ -133,6 +133,7 @@ class Hosts:
         state = self._hosts.get(host)
         if state is None:
             return
+        self._hosts.move_to_end(host)
         now = self._clock()
         if now < state.wait_until:
             self._on_event("refused_by_wait")
@@ -207,7 +208,7 @@ class Hosts:
             state.is_probed = False
             if is_well:
                 self._succeeded(host, state)
-            else:
+            elif state.is_open:  # a request from before the opening may have closed it
                 self._open(state)
 
     def _succeeded(self, host: str, state: _Host) -> None:

@@ -1,18 +1,21 @@
 """Fetching: what is refused without a connection, what each answer of a host becomes, and limits that hold."""
 
 import asyncio
+import errno
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from email.utils import formatdate
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
 
 from consumers.image_status import ImageStatus
+from tests.network import http_host, make_tls
 from worker.errors import ImageError
 from worker.fetch import FetchLimits, ImageFetcher
 from worker.hosts import HostLimits
@@ -331,3 +334,39 @@ def test_a_name_server_in_trouble_passes_and_a_name_that_is_not_there_does_not()
 
     assert asyncio.run(scenario()) == [ImageStatus.HOST_DOWN, ImageStatus.NOT_FOUND, ImageStatus.HOST_DOWN]
     assert asked == ["busy.example"] * 2 + ["nowhere.example"] + ["busy.example"] * 2
+
+
+def test_our_own_trouble_does_not_open_breakers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a file descriptor left no host can be reached, and each would be thought bad."""
+
+    def refuse(_socket: socket.socket, _address: object) -> None:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    events: list[str] = []
+
+    async def scenario() -> list[bytes | ImageStatus]:
+        limits = FetchLimits(attempts=1, hosts=HostLimits(failures_to_open=1))
+        async with ImageFetcher(limits, find=lambda _host: ["8.8.8.8"], on_event=events.append) as fetcher:
+            monkeypatch.setattr(socket.socket, "connect", refuse)
+            return [await outcome(fetcher, "http://a.example/") for _ in range(3)]
+
+    assert asyncio.run(scenario()) == [ImageStatus.HOST_DOWN] * 3
+    assert events == []
+
+
+def test_a_certificate_that_is_not_trusted_is_not_tried_again(tmp_path: Path) -> None:
+    """It won't pass in a moment; no picture is taken from a host that can't show who it is."""
+
+    async def speak(_line: str, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx")
+
+    async def scenario() -> ImageError:
+        async with http_host(speak, make_tls(tmp_path).server) as port:
+            origin = f"https://127.0.0.1:{port}"
+            async with ImageFetcher(FetchLimits(allow_origins=frozenset({origin}))) as fetcher:
+                with pytest.raises(ImageError) as caught:
+                    await fetcher.fetch(origin + "/x.jpg")
+                return caught.value
+
+    error = asyncio.run(scenario())
+    assert (error.status, str(error), error.retriable) == (ImageStatus.HOST_DOWN, "no TLS with the host", False)

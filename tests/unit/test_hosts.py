@@ -183,6 +183,36 @@ def test_a_probe_that_hangs_ends_in_time() -> None:
     assert asyncio.run(scenario()).events[-1] == "breaker_closed"
 
 
+def test_an_answer_to_an_earlier_request_closes_the_breaker_for_good() -> None:
+    """One from before the opening; a probe that fails after it doesn't open the breaker unsaid."""
+
+    async def scenario() -> Bench:
+        bench = Bench(failures_to_open=1)
+        early, late = asyncio.Event(), asyncio.Event()
+
+        async def answer() -> bytes:
+            await early.wait()
+            return b"x"
+
+        async def fail() -> bytes:
+            await late.wait()
+            return await down()
+
+        answered = asyncio.create_task(bench.visit(answer))
+        await bench.settle()
+        await bench.visit(down)
+        bench.now += 1000
+        await bench.visit(fail)  # becomes the probe
+        early.set()
+        assert await answered == b"x"
+        late.set()
+        await bench.settle()
+        assert await bench.visit(well) == b"x"
+        return bench
+
+    assert asyncio.run(scenario()).events == ["breaker_opened", "refused_by_breaker", "breaker_closed"]
+
+
 def test_probes_are_few_and_end_with_the_fetcher() -> None:
     """Many hosts that come due together don't make as many requests, and closing breaks them off."""
 
