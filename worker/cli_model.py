@@ -120,11 +120,14 @@ def _ablate(options: argparse.Namespace) -> None:
 
 def _calibrate(options: argparse.Namespace) -> None:
     from model.calibration import calibrate, render, to_json
-    from model.reliability import reliability_svg
+    from model.reliability import write_reliability_plot
+    from model.whole_file import check_writable
 
+    if options.plot is not None:
+        check_writable(options.plot)  # before the checkpoint is replaced
     calibration = calibrate(options.checkpoint, corpus_of(options, options.data), dry_run=options.dry_run)
     if options.plot is not None:
-        options.plot.write_text(reliability_svg(calibration.before, calibration.after), encoding="utf-8")
+        write_reliability_plot(options.plot, calibration.before, calibration.after)
     print(to_json(calibration) if options.json else render(calibration))
 
 
