@@ -29,6 +29,7 @@ from consumers.kafka_connection import (
     what_to_do,
 )
 from consumers.kafka_contact import Contact
+from consumers.kafka_joins import keep_joining, poll, tell_of_losses_amid_joins
 from consumers.kafka_progress import Progress
 from consumers.kafka_rebalance import RebalanceListener
 from consumers.kafka_records import accept_any_header_name
@@ -193,7 +194,7 @@ class KafkaPoller:
                 time.sleep(0.2)
             self._rebalance.consumer = consumer
             assignor.held = consumer.assignment
-            _tell_of_losses_amid_joins(consumer)
+            tell_of_losses_amid_joins(consumer)
             consumer.subscribe([config.topic], listener=self._rebalance)
         except BaseException:
             consumer.close(timeout_ms=1000)
@@ -202,9 +203,9 @@ class KafkaPoller:
 
     def _poll(self, consumer: KafkaConsumer) -> None:
         self._apply_backpressure(consumer)
-        _keep_joining(consumer)
+        keep_joining(consumer)
         try:
-            polled = consumer.poll(timeout_ms=POLL_MS)
+            polled = poll(consumer, POLL_MS)
         except RetriableError as error:
             log.warning("kafka_poll_retried", extra={"error": repr(error)})
             self._contact.look(consumer)
@@ -317,33 +318,3 @@ class KafkaPoller:
         except Exception:
             # Leaving is a courtesy: the session's timeout does it for us.
             log.warning("kafka_leave_failed", exc_info=True)
-
-
-def _tell_of_losses_amid_joins(consumer: KafkaConsumer) -> None:
-    """Have a member that is dropped while it joins told that its partitions are lost.
-
-    kafka-python 3.0.12 prepares a join once, and looks then whether the membership is lost. Where the
-    broker answers the join itself with "unknown member" (we slept through it), it joins anew without
-    another look: it may get its old partitions back, and neither loss nor assignment is told, so that
-    work from before the sleep would be published under the new generation, a second time.
-    """
-    coordinator = consumer._coordinator
-    reset = coordinator.reset_generation
-
-    def reset_and_prepare_anew(*arguments: Any, **named: Any) -> None:
-        reset(*arguments, **named)
-        coordinator.rejoining = False
-
-    coordinator.reset_generation = reset_and_prepare_anew
-
-
-def _keep_joining(consumer: KafkaConsumer) -> None:
-    """See a join through that outlasts the poll which began it.
-
-    kafka-python 3.0.12 looks at a join under way only while it still sees a reason to join. Where
-    the reason was that the topic's partitions changed, the reason goes as the join begins; then the
-    member reads on, but commits nothing and sends no heartbeat until the broker drops it.
-    """
-    coordinator = consumer._coordinator
-    if coordinator.rebalance_in_progress():
-        coordinator.request_rejoin()

@@ -7,7 +7,8 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.errors import RetriableError
 
 from consumers.errors import SourceUnavailable
@@ -252,6 +253,50 @@ def test_two_members_share_the_partitions(make_source: Make, send: Callable[[int
     assert {m.position.partition for m in theirs} == revoked
     assert revoked.isdisjoint(m.position.partition for m in mine)
     assert {m.position.offset for m in mine + theirs} == set(range(10, 20))
+
+
+def test_kept_partitions_are_read_on_while_another_member_takes_its_time_to_join(
+    make_source: Make, send: Callable[[int], None], kafka_bootstrap: str, topics: Any
+) -> None:
+    """A member that doesn't answer the second round of a rebalance stops nobody's kept partitions: they did stop."""
+    group = uuid4().hex
+    other = KafkaConsumer(
+        bootstrap_servers=kafka_bootstrap,
+        group_id=group,
+        partition_assignment_strategy=[CooperativeStickyAssignor()],
+        enable_auto_commit=False,
+        session_timeout_ms=20_000,
+    )
+    other.subscribe([topics.posts])
+
+    async def run() -> tuple[set[Partition], list[Message]]:
+        source = make_source(group_id=group)
+        revoked: set[Partition] = set()
+
+        async def give_up(partitions: frozenset[Partition]) -> Offsets:
+            revoked.update(partitions)
+            return {}
+
+        await source.start(give_up)
+        await receive(source, 40)
+        async with asyncio.timeout(20):
+            while not revoked:
+                await asyncio.to_thread(other.poll, 20)
+        # From here on the other one polls no more, and the join of the second round waits for it.
+        await asyncio.sleep(0.5)
+        asked = set(revoked)
+        await asyncio.to_thread(send, 40)
+        try:
+            async with asyncio.timeout(5):
+                return asked, await receive(source, 20)
+        finally:
+            await asyncio.to_thread(other.close, autocommit=False, timeout_ms=1000)
+            await source.close()
+
+    send(40)
+    revoked, read = asyncio.run(run())
+    assert len(revoked) == 2
+    assert revoked.isdisjoint(m.position.partition for m in read)
 
 
 def test_drops_the_commit_of_a_partition_that_is_not_ours(make_source: Make, topics: Any) -> None:
