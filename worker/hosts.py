@@ -63,6 +63,13 @@ class HostFailure(ImageError):
         self.wait_seconds = wait_seconds
 
 
+class HostLeftAlone(ImageError):
+    """Raised in place of a request. It says nothing of the URL, and costs nothing to find again."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(ImageStatus.HOST_DOWN, detail)
+
+
 @dataclass(slots=True, kw_only=True)
 class _Host:
     turns: asyncio.Semaphore
@@ -114,8 +121,8 @@ class Hosts:
     async def visit(self, host: str, request: Callable[[], Awaitable[T]]) -> T:
         """What `request` gives, in a turn of `host`.
 
-        Raises what it raises, and at once an `ImageError` with HOST_DOWN where the host asked us to wait or its
-        breaker is open. Where the breaker is due to be tried, `request` goes on as the probe, for nobody.
+        Raises what it raises, and at once `HostLeftAlone` where the host asked us to wait or its breaker is open.
+        Where the breaker is due to be tried, `request` goes on as the probe, for nobody.
         """
         self._check(host, request)
         async with self._turn(host) as state:
@@ -138,7 +145,7 @@ class Hosts:
         if now < state.wait_until:
             self._on_event("refused_by_wait")
             until = datetime.fromtimestamp(time.time() + state.wait_until - now, UTC)
-            raise ImageError(ImageStatus.HOST_DOWN, f"the host asked us to wait until {until:%H:%M:%S} UTC")
+            raise HostLeftAlone(f"the host asked us to wait until {until:%H:%M:%S} UTC")
         if state.is_open:
             if now >= state.open_until and not state.is_probed and len(self._probes) < self._limits.max_probes:
                 state.is_probed = True
@@ -146,7 +153,7 @@ class Hosts:
                 self._probes.add(probe)
                 probe.add_done_callback(self._probes.discard)
             self._on_event("refused_by_breaker")
-            raise ImageError(ImageStatus.HOST_DOWN, "the host failed over and over, and is left alone for a while")
+            raise HostLeftAlone("the host failed over and over, and is left alone for a while")
 
     @asynccontextmanager
     async def _turn(self, host: str) -> AsyncIterator[_Host]:

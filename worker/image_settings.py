@@ -8,6 +8,7 @@ from worker.cache import Cache, CacheLimits, MemoryCache, RedisCache
 from worker.decode import DecodeLimits, Decoder
 from worker.errors import SettingsError
 from worker.fetch import FetchLimits, ImageFetcher
+from worker.hosts import HostLimits
 from worker.image_cache import ImageCache
 from worker.image_directory import ImageDirectory
 from worker.images import ImageSource, ImageSourceConfig
@@ -16,13 +17,16 @@ from worker.settings import ImagesTable, RedisTable, Settings
 
 
 @asynccontextmanager
-async def image_source(settings: Settings, cache: Cache, tagger: Tagger) -> AsyncIterator[ImageSource]:
-    """Pictures for `tagger`; what is under way at the end is given up."""
+async def image_source(
+    settings: Settings, cache: Cache, tagger: Tagger, metrics: Metrics
+) -> AsyncIterator[ImageSource]:
+    """Pictures for `tagger`; what is under way at the end is given up. Raises `SettingsError`."""
     images = settings.images
     kept = ImageCache(cache, tagger.tower_digest, tagger.feature_shape, read_seconds=settings.redis.timeout_seconds)
     directory = ImageDirectory(images.directory, max_image_bytes=images.max_image_bytes) if images.directory else None
     config = ImageSourceConfig(wait_seconds=images.wait_seconds, fetches=images.fetch)
-    async with ImageFetcher(fetch_limits(images)) as fetcher, Decoder(DecodeLimits()) as decoder:
+    fetcher = ImageFetcher(fetch_limits(images), on_event=lambda event: metrics.host_events.labels(event).inc())
+    async with fetcher, Decoder(DecodeLimits()) as decoder:
         source = ImageSource(fetcher, decoder, kept, directory, config)
         try:
             yield source
@@ -31,12 +35,19 @@ async def image_source(settings: Settings, cache: Cache, tagger: Tagger) -> Asyn
 
 
 def fetch_limits(images: ImagesTable) -> FetchLimits:
-    """How long, how much and from where."""
-    return FetchLimits(
-        total_seconds=images.total_seconds,
-        max_image_bytes=images.max_image_bytes,
-        allow_origins=images.allow_origins,
-    )
+    """How long, how much and from where. Raises `SettingsError`."""
+    try:
+        return FetchLimits(
+            total_seconds=images.total_seconds,
+            least_rate=images.least_rate,
+            max_image_bytes=images.max_image_bytes,
+            hosts=HostLimits(per_host=images.per_host, overall=images.overall),
+            contact=images.contact,
+            proxy=None if images.proxy is None else images.proxy.get_secret_value(),
+            allow_origins=images.allow_origins,
+        )
+    except ValueError as error:
+        raise SettingsError(f"the settings are wrong: images.{error}") from None
 
 
 def make_cache(settings: Settings, metrics: Metrics) -> Cache:

@@ -11,6 +11,7 @@ from consumers.posts import PostImage
 from worker.decode import Decoder
 from worker.errors import ImageError
 from worker.fetch import ImageFetcher
+from worker.hosts import HostLeftAlone
 from worker.image_cache import ImageCache, Reads
 from worker.image_directory import ImageDirectory
 
@@ -129,7 +130,8 @@ class ImageSource:
         try:
             pixels = await self._decoder.decode(await origin.read(reads))
         except ImageError as error:
-            self._cache.keep_failure(origin.name, error.status)
+            if not isinstance(error, HostLeftAlone):
+                self._cache.keep_failure(origin.name, error.status)
             raise
         self._cache.keep_digest(origin.name, pixels.digest)
         is_new = seen is None or seen.digest != pixels.digest

@@ -36,6 +36,9 @@ class Metrics:
         self.cache_events = Counter(
             "nametag_cache_events", "What happened at the image cache.", ["event"], registry=registry
         )
+        self.host_events = Counter(
+            "nametag_host_events", "How hosts of pictures were left alone, and why.", ["event"], registry=registry
+        )
         self.in_flight = Gauge(
             "nametag_posts_in_flight", "Messages between intake and acknowledgement.", registry=registry
         )

@@ -67,7 +67,7 @@ async def run_worker(
     tagger = await asyncio.to_thread(_load_tagger, settings)
     metrics.checkpoint.labels(tagger.checkpoint_id, tagger.variant).set(1)
     try:
-        async with image_source(settings, cache, tagger) as images:
+        async with image_source(settings, cache, tagger, metrics) as images:
             parts = Parts(
                 source=_source(settings, files),
                 images=images,

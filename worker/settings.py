@@ -128,6 +128,17 @@ class ImagesTable(Table):
         description="How many seconds a post waits for its picture, whatever holds it up, before it goes on without.",
     )
     total_seconds: float = Field(5.0, gt=0, description="How many seconds a fetch may take, redirects included.")
+    least_rate: float = Field(
+        1024.0, gt=0, description="The slowest average at which a picture may come, in bytes a second."
+    )
+    per_host: int = Field(8, gt=0, description="The most requests to one host at a time.")
+    overall: int = Field(64, gt=0, description="The most requests at a time; well above those to one host.")
+    contact: str | None = Field(
+        None, description="Whom hosts may complain to, a URL or a mail address; it goes into the User-Agent."
+    )
+    proxy: SecretStr | None = Field(
+        None, description="Where all requests go through: http://host:port, or http://user:password@host:port."
+    )
     max_image_bytes: int = Field(10 * 1024 * 1024, gt=0, description="The largest picture to fetch, in bytes.")
     memory_cache_bytes: int = Field(
         256 * 1024 * 1024, gt=0, description="The size of the cache in memory in bytes, where there is no Redis."

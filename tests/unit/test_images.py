@@ -16,6 +16,7 @@ from consumers.posts import PostImage
 from worker.cache import MemoryCache
 from worker.decode import Pixels
 from worker.errors import ImageError
+from worker.hosts import HostLeftAlone
 from worker.image_cache import DEFLATED, FAILURE_SECONDS, ImageCache, pack, unpack, url_key
 from worker.images import FoundFeatures, FoundPixels, ImageSource, ImageSourceConfig
 
@@ -36,6 +37,7 @@ class World:
         self.damaged: set[bytes] = set()
         self.asked = asyncio.Semaphore(0)
         self.hold: asyncio.Event | None = None
+        self.left_alone = False
 
     def source(self, tower_digest: str = "tower", shape: tuple[int, int] = SHAPE, **config: Any) -> ImageSource:
         cache = ImageCache(self.cache, tower_digest, shape)
@@ -47,6 +49,8 @@ class World:
         self.asked.release()
         if self.hold is not None:
             await self.hold.wait()
+        if self.left_alone:
+            raise HostLeftAlone("as told")
         answer = self.answers.get(url, b"a picture")
         if isinstance(answer, ImageStatus):
             raise ImageError(answer, "as told")
@@ -153,6 +157,19 @@ def test_a_blocked_address_is_found_anew_each_time() -> None:
         assert await status_of(source) is ImageStatus.BLOCKED_ADDRESS
         world.answers[URL] = b"let in"
         assert isinstance(await look_up(source, URL), FoundPixels)
+
+    run(scenario)
+
+
+def test_a_host_that_is_left_alone_is_no_fault_of_the_url() -> None:
+    """As soon as the host is asked again, so is the URL."""
+
+    async def scenario(world: World) -> None:
+        world.left_alone = True
+        source = world.source()
+        assert await status_of(source) is ImageStatus.HOST_DOWN
+        world.left_alone = False
+        assert isinstance(await look_up(source), FoundPixels)
 
     run(scenario)
 
