@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self, TypeVar
 
 from kafka import KafkaProducer
 from kafka.errors import InvalidProducerEpochError, KafkaError, MessageSizeTooLargeError, ProducerFencedError
@@ -95,8 +95,9 @@ class Retry:
         self._survey, self._again = survey, again
         self._partitions = self._reader.partitions(self._target, "kafka.posts_topic, or name another with --to")
         self._take_over()
-        for chunk in _chunks([entry for entry in entries if self._is_open(entry.position)]):
-            for parcels in _loads(self._parcels(chunk)):
+        for letters in _groups(entry for entry in entries if self._is_open(entry.position)):
+            # Once more: a letter without its bytes may stand for a large message.
+            for parcels in _groups(self._parcels(letters)):
                 self._send(parcels)
         return self.report
 
@@ -216,31 +217,26 @@ def _root(error: BaseException) -> BaseException:
     return next((each for each in error.args if isinstance(each, KafkaError)), error)
 
 
-def _chunks(entries: Sequence[Entry]) -> Iterator[list[Entry]]:
-    chunk: list[Entry] = []
-    num_bytes = 0
-    for entry in entries:
-        if chunk and (len(chunk) == MAX_LETTERS or num_bytes + entry.num_bytes > MAX_BYTES):
-            yield chunk
-            chunk, num_bytes = [], 0
-        chunk.append(entry)
-        num_bytes += entry.num_bytes
-    if chunk:
-        yield chunk
+class _Sized(Protocol):
+    @property
+    def num_bytes(self) -> int: ...
 
 
-def _loads(parcels: Iterable[Parcel]) -> Iterator[list[Parcel]]:
-    """`parcels` in groups of `MAX_BYTES`: a letter without its bytes may stand for a large message."""
-    load: list[Parcel] = []
+S = TypeVar("S", bound=_Sized)
+
+
+def _groups(items: Iterable[S]) -> Iterator[list[S]]:
+    """`items` in groups that fit a transaction."""
+    group: list[S] = []
     num_bytes = 0
-    for parcel in parcels:
-        if load and num_bytes + parcel.num_bytes > MAX_BYTES:
-            yield load
-            load, num_bytes = [], 0
-        load.append(parcel)
-        num_bytes += parcel.num_bytes
-    if load:
-        yield load
+    for item in items:
+        if group and (len(group) == MAX_LETTERS or num_bytes + item.num_bytes > MAX_BYTES):
+            yield group
+            group, num_bytes = [], 0
+        group.append(item)
+        num_bytes += item.num_bytes
+    if group:
+        yield group
 
 
 def _within(seconds: float, act: Callable[[], object]) -> None:
