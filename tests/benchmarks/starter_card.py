@@ -1,8 +1,8 @@
 """Completes the starter's card with what its last training, that of the attention, couldn't know.
 
-Run it from the repository, after `nametag practice build/practice`: `python tests/benchmarks/starter_card.py`. It notes the names
-in the training data of all three steps (hashed), and the scores on Tweebank-NER's dev set, on which the earlier steps
-were tuned; and the versions, where the file has none.
+Run it from the repository, after `nametag practice build/practice`: `python tests/benchmarks/starter_card.py`. It
+notes the names in the training data of all three steps (hashed), and the scores on Tweebank-NER's dev set, on which
+the earlier steps were tuned; and the versions, where the file has none.
 """
 
 from dataclasses import replace
