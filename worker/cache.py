@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from redis.exceptions import RedisError
+from redis.exceptions import NoPermissionError, OutOfMemoryError, ReadOnlyError, RedisError
 
 from worker.redis_client import make_client
 
@@ -24,6 +24,10 @@ log = logging.getLogger("nametag.cache")
 DIGEST_BYTES = 16
 ENTRY_BYTES = 300
 """What an entry in memory takes beside its key and its value: many are hardly more than that."""
+
+
+_REFUSALS = (OutOfMemoryError, ReadOnlyError, NoPermissionError)
+"""What a Redis answers that is full, a replica, or has been told to."""
 
 
 class Cache(Protocol):
@@ -112,6 +116,7 @@ class RedisCache:
         self._num_failures = 0
         self._open_until = 0.0
         self._is_bypassed = False
+        self._is_refused = False
         self._turns = asyncio.Semaphore(limits.max_connections)
         self._redis = make_client(
             url,
@@ -171,6 +176,13 @@ class RedisCache:
         try:
             async with asyncio.timeout_at(by):
                 reply = await command()  # type: ignore[misc]
+        except _REFUSALS as error:
+            # Redis is there, and what it has can still be read.
+            self._on_event("refused")
+            if not self._is_refused:
+                self._is_refused = True
+                log.warning("cache_refuses", extra={"error": type(error).__name__})
+            return None
         except (RedisError, OSError, TimeoutError) as error:
             if isinstance(error, TimeoutError) and left < self._limits.timeout_seconds / 2:
                 # Many readers at once, or one that had waited before: load, and no trouble with Redis.

@@ -236,12 +236,12 @@ def test_many_readers_at_once_do_not_shut_the_breaker(redis_url: str) -> None:
     events: list[str] = []
 
     async def scenario() -> None:
-        cache = RedisCache(redis_url, CacheLimits(), on_event=events.append)
+        cache = RedisCache(redis_url, CacheLimits(timeout_seconds=1.0), on_event=events.append)
         keys = [uuid4().hex for _ in range(128)]
         await asyncio.gather(*(cache.set(key, b"x" * 1_000_000, 20) for key in keys))
         begun = time.perf_counter()
         await asyncio.gather(*(cache.get(key) for key in keys))
-        assert time.perf_counter() - begun < 1.5
+        assert time.perf_counter() - begun < 3
         await cache.close()
 
     asyncio.run(scenario())

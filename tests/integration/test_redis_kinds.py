@@ -91,8 +91,28 @@ def test_a_user_of_the_acl_needs_no_more_than_his_keys() -> None:
     with redis_with("--user", "tagger", *rules) as server:
         url = f"redis://tagger:s%25cret@127.0.0.1:{server.port}/0"
         assert set(works(url, keys=["nametag:a", "nametag:b"])) == {"hit"}
-        with pytest.raises(AssertionError, match="error"):
+        with pytest.raises(AssertionError, match="refused"):
             works(url, keys=["elsewhere"])
+
+
+def test_a_full_redis_is_still_read(caplog: pytest.LogCaptureFixture) -> None:
+    """It takes nothing more, which is told once; what it has is had, and it isn't bypassed."""
+    events: list[str] = []
+
+    async def scenario(url: str) -> None:
+        cache = RedisCache(url, CacheLimits(timeout_seconds=1.0, failures_to_open=2), on_event=events.append)
+        await cache.set("early", b"value", 60)
+        for number in range(20):
+            await cache.set(f"k{number}", b"x" * 200_000, 60)
+        assert await cache.get("early") == b"value"
+        await cache.close()
+
+    with redis_with("--maxmemory", "3mb", "--maxmemory-policy", "noeviction") as server:
+        asyncio.run(scenario(server.address))
+    assert events.count("refused") > 5
+    assert events[-1] == "hit"
+    told = [record for record in caplog.records if record.name == "nametag.cache"]
+    assert [(record.getMessage(), vars(record)["error"]) for record in told] == [("cache_refuses", "OutOfMemoryError")]
 
 
 def test_a_cluster_is_asked_where_the_key_is() -> None:
