@@ -16,16 +16,20 @@ from worker.metrics import Metrics
 from worker.settings import ImagesTable, RedisTable, Settings
 
 
+def make_fetcher(images: ImagesTable, metrics: Metrics) -> ImageFetcher:
+    """What fetches pictures. Raises `SettingsError`."""
+    return ImageFetcher(fetch_limits(images), on_event=lambda event: metrics.host_events.labels(event).inc())
+
+
 @asynccontextmanager
 async def image_source(
-    settings: Settings, cache: Cache, tagger: Tagger, metrics: Metrics
+    settings: Settings, fetcher: ImageFetcher, cache: Cache, tagger: Tagger
 ) -> AsyncIterator[ImageSource]:
-    """Pictures for `tagger`; what is under way at the end is given up. Raises `SettingsError`."""
+    """Pictures for `tagger`; what is under way at the end is given up."""
     images = settings.images
     kept = ImageCache(cache, tagger.tower_digest, tagger.feature_shape, read_seconds=settings.redis.timeout_seconds)
     directory = ImageDirectory(images.directory, max_image_bytes=images.max_image_bytes) if images.directory else None
     config = ImageSourceConfig(wait_seconds=images.wait_seconds, fetches=images.fetch)
-    fetcher = ImageFetcher(fetch_limits(images), on_event=lambda event: metrics.host_events.labels(event).inc())
     async with fetcher, Decoder(DecodeLimits()) as decoder:
         source = ImageSource(fetcher, decoder, kept, directory, config)
         try:

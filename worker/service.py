@@ -17,7 +17,7 @@ from model.inference import Tagger
 from worker.batch_runner import BatchLimits, BatchRunner
 from worker.batches import Batcher
 from worker.errors import CheckpointUnavailable, SettingsError, WorkerError
-from worker.image_settings import image_source, make_cache
+from worker.image_settings import image_source, make_cache, make_fetcher
 from worker.kafka_settings import connection_of
 from worker.kafka_sink import KafkaSink, KafkaSinkConfig
 from worker.metrics import Metrics
@@ -63,11 +63,11 @@ async def run_worker(
     metrics = Metrics()
     if files is not None:
         files.check()
-    cache = make_cache(settings, metrics)
+    cache, fetcher = make_cache(settings, metrics), make_fetcher(settings.images, metrics)
     tagger = await asyncio.to_thread(_load_tagger, settings)
     metrics.checkpoint.labels(tagger.checkpoint_id, tagger.variant).set(1)
     try:
-        async with image_source(settings, cache, tagger, metrics) as images:
+        async with image_source(settings, fetcher, cache, tagger) as images:
             parts = Parts(
                 source=_source(settings, files),
                 images=images,
@@ -127,13 +127,13 @@ def _sink(settings: Settings, files: Files | None) -> EventSink:
         dead_letters_topic=kafka.dead_letters_topic,
         transaction_seconds=kafka.transaction_seconds,
         # With the name comes the transaction of the process before, which is settled at the start.
-        transactional_id=_transactional_id(kafka),
+        transactional_id=transactional_id(kafka),
     )
     sink = TransactionalKafkaSink if kafka.delivery == "exactly_once" else KafkaSink
     return sink(connection_of(settings.kafka), config)
 
 
-def _transactional_id(kafka: KafkaTable) -> str | None:
+def transactional_id(kafka: KafkaTable) -> str | None:
     """None for a new one at each start. No two workers of different names have the same."""
     name = kafka.group_instance_id
     return f"{kafka.group_id}/{quote(name, safe='')}" if name else None

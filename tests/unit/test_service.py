@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from worker.errors import SettingsError
-from worker.service import Files, run_worker
-from worker.settings import load_settings
+from worker.service import Files, run_worker, transactional_id
+from worker.settings import KafkaTable, load_settings
 
 
 @pytest.mark.parametrize("url", ["redis://u:SECRETPW/x@127.0.0.1:6379/0", "redis://h:notaport/0", "nonsense"])
@@ -32,3 +32,19 @@ def test_an_output_that_is_the_input_is_refused(events: str, tmp_path: Path, mon
             run_worker(load_settings(), Files(posts="posts.jsonl", events=events, dead_letters="letters.jsonl"))
         )
     assert posts.read_text() == '{"id": "1", "text": "a"}\n'
+
+
+def test_workers_of_different_names_have_different_transactional_ids() -> None:
+    """Group a-b with member c is not group a with member b-c: one would fence the other."""
+    names = [("a-b", "c"), ("a", "b-c"), ("a/b", "c"), ("a", "b/c"), ("a", "b%2Fc"), ("a%2Fb", "c")]
+    tables = [KafkaTable(group_id=group, group_instance_id=member) for group, member in names]
+    assert len({transactional_id(table) for table in tables}) == len(names)
+    assert transactional_id(KafkaTable()) is None
+
+
+def test_settings_of_pictures_are_told_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy that can't be one is refused before the tagger is loaded, and without its password."""
+    monkeypatch.setenv("NAMETAG_IMAGES__PROXY", "socks5://user:SECRETPW@proxy:1080")
+    with pytest.raises(SettingsError, match=r"images\.proxy must be http://host:port") as caught:
+        asyncio.run(run_worker(load_settings()))
+    assert "SECRET" not in str(caught.value)
