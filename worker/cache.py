@@ -85,11 +85,13 @@ class MemoryCache:
 class CacheLimits:
     """How long Redis may take, waiting for a connection included, and when it is bypassed for a while.
 
-    A value above `max_value_bytes` isn't kept.
+    A value above `max_value_bytes` isn't kept. What Redis didn't take, memory keeps, up to `spare_bytes`: a host
+    is not to be asked for the same picture over and over because our cache is away.
     """
 
     timeout_seconds: float = 0.25
     max_value_bytes: int = 2 * 1024 * 1024
+    spare_bytes: int = 32 * 1024 * 1024
     failures_to_open: int = 5
     open_seconds: float = 5.0
     max_connections: int = 8
@@ -117,6 +119,7 @@ class RedisCache:
         self._open_until = 0.0
         self._is_bypassed = False
         self._is_refused = False
+        self._spare = MemoryCache(max_bytes=limits.spare_bytes)
         self._turns = asyncio.Semaphore(limits.max_connections)
         self._redis = make_client(
             url,
@@ -131,7 +134,7 @@ class RedisCache:
         framed = await self._call(lambda: self._redis.get(key), deadline)
         if not isinstance(framed, bytes):
             self._on_event("miss")
-            return None
+            return await self._spare.get(key)
         digest, value = framed[:DIGEST_BYTES], framed[DIGEST_BYTES:]
         if digest != _digest(key, value):
             self._on_event("corrupt")
@@ -146,7 +149,8 @@ class RedisCache:
             return
         jitter = 1 + random.uniform(-self._limits.ttl_jitter, self._limits.ttl_jitter)
         milliseconds = max(1, round(ttl_seconds * jitter * 1000))
-        await self._call(lambda: self._redis.set(key, _digest(key, value) + value, px=milliseconds))
+        if not await self._call(lambda: self._redis.set(key, _digest(key, value) + value, px=milliseconds)):
+            await self._spare.set(key, value, ttl_seconds)
 
     async def close(self) -> None:
         """Close the connections, as far as Redis has a hand for it."""
@@ -183,7 +187,8 @@ class RedisCache:
                 self._is_refused = True
                 log.warning("cache_refuses", extra={"error": type(error).__name__})
             return None
-        except (RedisError, OSError, TimeoutError) as error:
+        except Exception as error:
+            # A peer that isn't a Redis has the client raise nearly anything; none of it is worth a post.
             if isinstance(error, TimeoutError) and left < self._limits.timeout_seconds / 2:
                 # Many readers at once, or one that had waited before: load, and no trouble with Redis.
                 self._on_event("late")

@@ -35,6 +35,10 @@ class ImageError(WorkerError):
         self.retriable = retriable
 
 
+class NothingLearnt(ImageError):
+    """Raised where a picture can't be had, and that says nothing of it: trouble of our own, or a host left alone."""
+
+
 class TaggingFailed(WorkerError):
     """Raised when one post breaks the model. It becomes a dead letter; the rest of its batch goes on."""
 

@@ -141,6 +141,10 @@ class ImageFetcher:
                 await session.close()
         self._dns.shutdown(wait=False, cancel_futures=True)
 
+    def check(self, url: str) -> None:
+        """Raise `ImageError` where `url` itself says that it may not be fetched."""
+        self._checked(url)
+
     async def fetch(self, url: str) -> bytes:
         """The bytes at `url`. Raises `ImageError` with the status that the event will have."""
         policy = RetryPolicy(attempts=self._limits.attempts, total_seconds=self._limits.total_seconds)

@@ -17,7 +17,7 @@ from email.utils import parsedate_to_datetime
 from typing import TypeVar
 
 from consumers.image_status import ImageStatus
-from worker.errors import ImageError
+from worker.errors import ImageError, NothingLearnt
 from worker.retry import RetryPolicy
 
 log = logging.getLogger("nametag.hosts")
@@ -63,7 +63,7 @@ class HostFailure(ImageError):
         self.wait_seconds = wait_seconds
 
 
-class HostLeftAlone(ImageError):
+class HostLeftAlone(NothingLearnt):
     """Raised in place of a request. It says nothing of the URL, and costs nothing to find again."""
 
     def __init__(self, detail: str) -> None:

@@ -6,6 +6,7 @@ features that one tower has of one picture, which serve every post that shows it
 
 import asyncio
 import hashlib
+import re
 import zlib
 from dataclasses import dataclass
 
@@ -32,6 +33,8 @@ FAILURE_SECONDS = {
 MAX_WAITING_BYTES = 64 * 1024 * 1024
 """What may wait to be written; beyond it, what comes isn't kept."""
 
+_DIGEST = re.compile("[0-9a-f]{64}")
+
 PLAIN, DEFLATED = b"\0", b"\1"
 WORTHWHILE = 0.8
 """Features are compressed where that takes them to this share or less: those behind a ReLU are mostly zeros."""
@@ -48,15 +51,23 @@ class Seen:
 class ImageCache:
     """Pictures by URL and features by pixels, of one tower, in a cache of bytes.
 
-    Writes go on beside the posts, which don't wait for them; a look-up's reads share one deadline.
+    Writes go on beside the posts, which don't wait for them; a look-up's reads share one deadline. A failure is
+    believed under the limits of `limits_digest` alone: who allows more wants to know again.
     """
 
     def __init__(
-        self, cache: Cache, tower_digest: str, feature_shape: tuple[int, int], *, read_seconds: float = 0.25
+        self,
+        cache: Cache,
+        tower_digest: str,
+        feature_shape: tuple[int, int],
+        *,
+        limits_digest: str = "",
+        read_seconds: float = 0.25,
     ) -> None:
         self._cache = cache
         self._tower_digest = tower_digest
         self._shape = feature_shape
+        self._limits_digest = limits_digest
         self._read_seconds = read_seconds
         self._writes: set[asyncio.Task[None]] = set()
         self._num_waiting_bytes = 0
@@ -72,7 +83,7 @@ class ImageCache:
     def keep_failure(self, url: str, status: ImageStatus) -> None:
         """Believe for a while that `url` can't be had."""
         if seconds := FAILURE_SECONDS.get(status):
-            self._keep(url_key("seen", url), f"failed:{status}".encode(), seconds)
+            self._keep(url_key("seen", url), f"failed:{status}:{self._limits_digest}".encode(), seconds)
 
     def keep_digest(self, url: str, digest: str) -> None:
         """Know the pixels at `url` again."""
@@ -92,9 +103,21 @@ class ImageCache:
         return f"nametag:features:{self._tower_digest}:{digest}"
 
     def read_features(self, packed: bytes) -> np.ndarray | None:
-        """Features (49, D) in fp16; None where they are another tower's, or none."""
+        """Features (49, D) in fp16; None where they are another tower's, or none that a tower gives."""
         data = unpack(packed, 2 * self._shape[0] * self._shape[1])
-        return None if data is None else np.frombuffer(data, dtype=np.float16).reshape(self._shape).copy()
+        if data is None:
+            return None
+        features = np.frombuffer(data, dtype=np.float16).reshape(self._shape)
+        return features.copy() if np.isfinite(features).all() else None
+
+    def read_seen(self, data: bytes) -> Seen | None:
+        """What an entry says of a URL; None for what this release, under these limits, can't use."""
+        kind, _, rest = data.decode("ascii", "replace").partition(":")
+        if kind == "failed":
+            status, _, limits_digest = rest.partition(":")
+            is_ours = status in FAILURE_SECONDS and limits_digest == self._limits_digest
+            return Seen(failure=ImageStatus(status)) if is_ours else None
+        return Seen(digest=rest) if kind == "pixels" and _DIGEST.fullmatch(rest) else None
 
     async def settle(self) -> None:
         """Wait for what is being written, each within the cache's own deadline."""
@@ -124,10 +147,7 @@ class Reads:
     async def seen(self, url: str) -> Seen | None:
         """What is known of `url`; None for nothing, or nothing that this release can read."""
         data = await self._get(url_key("seen", url))
-        kind, _, rest = (data or b"").decode("ascii", "replace").partition(":")
-        if kind == "failed" and rest in FAILURE_SECONDS:
-            return Seen(failure=ImageStatus(rest))
-        return Seen(digest=rest) if kind == "pixels" else None
+        return None if data is None else self.cache.read_seen(data)
 
     async def data(self, url: str) -> bytes | None:
         """What was fetched from `url`."""

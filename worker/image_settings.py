@@ -13,6 +13,7 @@ from worker.image_cache import ImageCache
 from worker.image_directory import ImageDirectory
 from worker.images import ImageSource, ImageSourceConfig
 from worker.metrics import Metrics
+from worker.redis_client import WrongUrl
 from worker.settings import ImagesTable, RedisTable, Settings
 
 
@@ -27,10 +28,17 @@ async def image_source(
 ) -> AsyncIterator[ImageSource]:
     """Pictures for `tagger`; what is under way at the end is given up."""
     images = settings.images
-    kept = ImageCache(cache, tagger.tower_digest, tagger.feature_shape, read_seconds=settings.redis.timeout_seconds)
+    limits = DecodeLimits()
+    kept = ImageCache(
+        cache,
+        tagger.tower_digest,
+        tagger.feature_shape,
+        limits_digest=f"{images.max_image_bytes}-{limits.max_pixels}",
+        read_seconds=settings.redis.timeout_seconds,
+    )
     directory = ImageDirectory(images.directory, max_image_bytes=images.max_image_bytes) if images.directory else None
     config = ImageSourceConfig(wait_seconds=images.wait_seconds, fetches=images.fetch)
-    async with fetcher, Decoder(DecodeLimits()) as decoder:
+    async with fetcher, Decoder(limits) as decoder:
         source = ImageSource(fetcher, decoder, kept, directory, config)
         try:
             yield source
@@ -67,7 +75,9 @@ def make_cache(settings: Settings, metrics: Metrics) -> Cache:
             sentinels=redis.sentinels,
             on_event=lambda event: metrics.cache_events.labels(event).inc(),
         )
-    except ValueError:
+    except WrongUrl as error:
+        raise SettingsError(f"the settings are wrong: redis.url {error}") from None
+    except (ValueError, TypeError):
         # Without the cause, which quotes the URL and the password in it.
         raise SettingsError(_wrong_url(redis)) from None
 

@@ -1,19 +1,23 @@
 """A post's picture: its features from the cache, else its pixels, from a directory, the cache or the network."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import contextlib
+import logging
+import traceback
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from consumers.image_status import ImageStatus
 from consumers.posts import PostImage
-from worker.decode import Decoder
-from worker.errors import ImageError
+from worker.decode import Decoder, Pixels
+from worker.errors import ImageError, NothingLearnt
 from worker.fetch import ImageFetcher
-from worker.hosts import HostLeftAlone
 from worker.image_cache import ImageCache, Reads
-from worker.image_directory import ImageDirectory
+from worker.image_directory import ImageDirectory, LocalImage
+
+log = logging.getLogger("nametag.images")
 
 MAX_FLIGHTS = 4096
 """Look-ups under way, those included whose posts have gone on without them."""
@@ -48,10 +52,10 @@ class ImageSourceConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Origin:
-    """Where a picture's bytes are, and the name under which what is seen there is kept."""
+    """Where a picture is, and the name under which what is seen there is kept."""
 
     name: str
-    read: Callable[[Reads], Awaitable[bytes]]
+    file: LocalImage | None = None
 
 
 class ImageSource:
@@ -70,25 +74,20 @@ class ImageSource:
         self._cache = cache
         self._directory = directory
         self._config = config or ImageSourceConfig()
-        self._flights: dict[PostImage, asyncio.Task[Found]] = {}
+        self._flights: dict[str, asyncio.Task[Found]] = {}
 
     async def look_up(self, image: PostImage) -> Found:
         """The post's picture. Raises `ImageError` with the status that the event will have.
 
         That is `late` at the end of the wait; the picture is fetched all the same, for the posts that follow.
         """
-        flight = self._flights.get(image)
-        if flight is None:
-            if len(self._flights) >= MAX_FLIGHTS:
-                raise ImageError(ImageStatus.LATE, "too many pictures are on their way")
-            flight = self._flights[image] = asyncio.create_task(self._look_up(image))
-            flight.add_done_callback(lambda done: self._land(image, done))
         try:
             async with asyncio.timeout(self._config.wait_seconds):
+                flight = self._flight(await self._origin(image))
                 # A waiter that gives up must not take the flight from the others.
                 return await asyncio.shield(flight)
         except TimeoutError as error:
-            raise ImageError(ImageStatus.LATE, f"not there within {self._config.wait_seconds:g} s") from error
+            raise NothingLearnt(ImageStatus.LATE, f"not there within {self._config.wait_seconds:g} s") from error
 
     def remember(self, digest: str, features: np.ndarray) -> None:
         """Keep the features (49, D) that the tower has of the picture with these pixels."""
@@ -100,25 +99,44 @@ class ImageSource:
             flight.cancel()
         await self._cache.settle()
 
-    def _land(self, image: PostImage, flight: asyncio.Task[Found]) -> None:
-        self._flights.pop(image, None)
+    async def _origin(self, image: PostImage) -> _Origin:
+        if self._directory is not None and (file := await self._directory.find(image)) is not None:
+            return _Origin(name=file.name, file=file)
+        if not self._config.fetches:
+            raise ImageError(ImageStatus.NOT_FOUND, "no file of images.directory, and images.fetch is off")
+        url = image.url.partition("#")[0]
+        # Before the cache is asked: what was fetched under other settings may be forbidden now.
+        self._fetcher.check(url)
+        return _Origin(name=url)
+
+    def _flight(self, origin: _Origin) -> asyncio.Task[Found]:
+        flight = self._flights.get(origin.name)
+        if flight is None:
+            if len(self._flights) >= MAX_FLIGHTS:
+                raise NothingLearnt(ImageStatus.LATE, "too many pictures are on their way")
+            flight = self._flights[origin.name] = asyncio.create_task(self._look_up(origin))
+            flight.add_done_callback(lambda done: self._land(origin.name, done))
+        return flight
+
+    def _land(self, name: str, flight: asyncio.Task[Found]) -> None:
+        self._flights.pop(name, None)
         if not flight.cancelled():
             flight.exception()  # whoever waited has it; nobody may be left
 
-    async def _look_up(self, image: PostImage) -> Found:
+    async def _look_up(self, origin: _Origin) -> Found:
         try:
             # What nobody waits for any more has to end, too.
             async with asyncio.timeout(2 * self._config.wait_seconds):
-                return await self._look_at(await self._origin(image))
+                return await self._look_at(origin)
+        except ImageError:
+            raise
         except TimeoutError as error:
-            raise ImageError(ImageStatus.LATE, "not there in twice the time") from error
-
-    async def _origin(self, image: PostImage) -> _Origin:
-        if self._directory is not None and (file := await self._directory.find(image)) is not None:
-            return _Origin(name=file.name, read=lambda _reads: file.read())
-        if not self._config.fetches:
-            raise ImageError(ImageStatus.NOT_FOUND, "no file of images.directory, and images.fetch is off")
-        return _Origin(name=image.url, read=lambda reads: self._fetched(image.url, reads))
+            raise NothingLearnt(ImageStatus.LATE, "not there in twice the time") from error
+        except Exception as error:
+            # The border to what strangers send: what nobody thought of costs the picture, and not the worker. Of
+            # the error only its kind is told, since its words may quote the URL.
+            log.error("image_failed", extra={"error": type(error).__name__, "at": _place(error)})
+            raise NothingLearnt(ImageStatus.BAD_IMAGE, f"it can't be used: {type(error).__name__}") from error
 
     async def _look_at(self, origin: _Origin) -> Found:
         reads = self._cache.reads()
@@ -128,10 +146,11 @@ class ImageSource:
         if seen and seen.digest and (features := await reads.features(seen.digest)) is not None:
             return FoundFeatures(digest=seen.digest, features=features)
         try:
-            pixels = await self._decoder.decode(await origin.read(reads))
+            pixels = await self._pixels(origin, reads)
+        except NothingLearnt:
+            raise
         except ImageError as error:
-            if not isinstance(error, HostLeftAlone):
-                self._cache.keep_failure(origin.name, error.status)
+            self._cache.keep_failure(origin.name, error.status)
             raise
         self._cache.keep_digest(origin.name, pixels.digest)
         is_new = seen is None or seen.digest != pixels.digest
@@ -140,9 +159,20 @@ class ImageSource:
             return FoundFeatures(digest=pixels.digest, features=features)
         return FoundPixels(digest=pixels.digest, pixels=pixels.values)
 
-    async def _fetched(self, url: str, reads: Reads) -> bytes:
-        data = await reads.data(url)
-        if data is None:
-            data = await self._fetcher.fetch(url)
-            self._cache.keep_bytes(url, data)
-        return data
+    async def _pixels(self, origin: _Origin, reads: Reads) -> Pixels:
+        if origin.file is not None:
+            return await self._decoder.decode(await origin.file.read())
+        if (kept := await reads.data(origin.name)) is not None:
+            with contextlib.suppress(ImageError):
+                return await self._decoder.decode(kept)
+        data = await self._fetcher.fetch(origin.name)
+        pixels = await self._decoder.decode(data)
+        # Only what is a picture is worth a day: an answer that isn't may be another one in a minute.
+        self._cache.keep_bytes(origin.name, data)
+        return pixels
+
+
+def _place(error: BaseException) -> str:
+    """The function in which `error` was raised."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno} {frames[-1].name}" if frames else "unknown"

@@ -31,7 +31,7 @@ SettingPath = tuple[str, ...]
 class Table(BaseModel):
     """A table of the TOML file: an unknown key is an error, since it is a typing mistake."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def _is_origin(text: str) -> bool:
@@ -194,7 +194,9 @@ class ServerTable(Table):
 class Settings(BaseSettings):
     """All that a worker can be told."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, env_nested_delimiter=BETWEEN, extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_nested_delimiter=BETWEEN, extra="forbid", frozen=True, allow_inf_nan=False
+    )
 
     checkpoint: Path = Field(STARTER_CHECKPOINT, description="The tagger's file, as `nametag train` makes it.")
     device: str = Field("cpu", description="Where the tagger runs: cpu, cuda or cuda:N.")

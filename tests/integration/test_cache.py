@@ -6,12 +6,14 @@ import logging
 import socket
 import time
 from collections.abc import Awaitable, Callable
+from typing import Any
 from uuid import uuid4
 
 import pytest
 from redis import Redis
 
 from worker.cache import ENTRY_BYTES, Cache, CacheLimits, MemoryCache, RedisCache, _digest
+from worker.redis_client import WrongUrl
 
 MakeCache = Callable[[], Cache]
 
@@ -247,6 +249,66 @@ def test_many_readers_at_once_do_not_shut_the_breaker(redis_url: str) -> None:
     asyncio.run(scenario())
     assert set(events) <= {"hit", "miss", "late"}
     assert "hit" in events
+
+
+@pytest.mark.parametrize(
+    "answer", [b"$abc\r\n", b"$-5\r\n", b"-MOVED x\r\n", b"*1\r\n" * 3000, b"HTTP/1.1 400\r\n\r\n", b"\0\0", b":7\r\n"]
+)
+def test_a_peer_that_is_no_redis_is_trouble_and_no_more(answer: bytes) -> None:
+    """Whatever the client raises on it costs a miss."""
+    events: list[str] = []
+
+    async def scenario() -> None:
+        async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            with contextlib.suppress(OSError):
+                while await reader.read(1000):
+                    writer.write(answer)
+            writer.close()
+
+        server = await asyncio.start_server(talk, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        limits = CacheLimits(timeout_seconds=0.3)
+        cache = RedisCache(f"redis://127.0.0.1:{port}/0?protocol=2", limits, on_event=events.append)
+        assert await cache.get("k") is None
+        await cache.set("k", b"v", 60)
+        await cache.close()
+        server.close()
+
+    asyncio.run(scenario())
+    assert events
+
+
+@pytest.mark.parametrize("kind", [{}, {"is_cluster": True}, {"sentinels": ["127.0.0.1:9"]}])
+def test_while_redis_is_away_memory_stands_in(kind: dict[str, Any]) -> None:
+    """A host isn't asked for the same picture over and over because our cache is away; and memory has its bound."""
+
+    async def scenario() -> None:
+        limits = CacheLimits(timeout_seconds=0.2, failures_to_open=2, spare_bytes=3 * (ENTRY_BYTES + 200))
+        cache = RedisCache("redis://127.0.0.1:9", limits, **kind)
+        for number in range(5):
+            await cache.set(f"k{number}", b"x" * 190, 60)
+        assert [await cache.get(f"k{number}") is not None for number in range(5)] == [False, False, True, True, True]
+        await cache.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("url", "kind"),
+    [
+        ("redis://h/0?foo=bar", {}),
+        ("redis://h/0?decode_responses=true", {}),
+        ("redis://h/0?encoding=bogus", {}),
+        ("redis://h/0?retry=3", {}),
+        ("redis://h/1", {"is_cluster": True}),
+        ("unix:///tmp/redis.sock", {"is_cluster": True}),
+        ("redis:///0", {"sentinels": ["s:26379"]}),
+    ],
+)
+def test_a_url_that_can_not_be_meant_is_refused_at_once(url: str, kind: dict[str, Any]) -> None:
+    """Not at the first post."""
+    with pytest.raises(WrongUrl):
+        RedisCache(url, CacheLimits(), **kind)
 
 
 def test_a_value_over_the_cap_is_not_kept(redis_url: str) -> None:

@@ -14,7 +14,8 @@ from redis import Redis
 from tests.native import give_up, native_services
 from worker.cache import CacheLimits, RedisCache
 
-LIMITS = CacheLimits(timeout_seconds=1.0, failures_to_open=1000)
+# Without the memory that would stand in for it.
+LIMITS = CacheLimits(timeout_seconds=1.0, failures_to_open=1000, spare_bytes=0)
 
 
 @contextmanager
@@ -151,7 +152,7 @@ def test_sentinels_name_the_master_and_the_next_one() -> None:
 
 async def survives(sentinel: str, master: Any) -> None:
     """The master goes, and within some seconds values are kept again."""
-    limits = CacheLimits(timeout_seconds=1.0, failures_to_open=3, open_seconds=0.2)
+    limits = CacheLimits(timeout_seconds=1.0, failures_to_open=3, open_seconds=0.2, spare_bytes=0)
     cache = RedisCache("redis://mymaster/0", limits, sentinels=[sentinel])
     await cache.set("k", b"before", 60)
     assert await cache.get("k") == b"before"

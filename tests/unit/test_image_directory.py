@@ -78,6 +78,9 @@ def test_a_file_is_read_in_place_of_the_network(tmp_path: Path) -> None:
     seen: list[Any] = []
 
     class Network:
+        def check(self, url: str) -> None:
+            pass
+
         async def fetch(self, url: str) -> bytes:
             seen.append(url)
             return b"fetched"

@@ -1,6 +1,7 @@
 """Looking pictures up: what is asked of the cache, the network and the decoder, and what is kept."""
 
 import asyncio
+import hashlib
 import time
 import tracemalloc
 import zlib
@@ -44,6 +45,10 @@ class World:
         stands_for_both: Any = self
         return ImageSource(stands_for_both, stands_for_both, cache, None, ImageSourceConfig(**config))
 
+    def check(self, url: str) -> None:
+        if url.startswith("gopher:"):
+            raise ImageError(ImageStatus.BLOCKED_ADDRESS, "as told")
+
     async def fetch(self, url: str) -> bytes:
         self.fetched.append(url)
         self.asked.release()
@@ -60,7 +65,7 @@ class World:
         self.decoded.append(data)
         if data in self.damaged:
             raise ImageError(ImageStatus.BAD_IMAGE, "as told")
-        return Pixels(np.zeros((3, 224, 224), np.uint8), data.hex())
+        return Pixels(np.zeros((3, 224, 224), np.uint8), hashlib.sha256(data).hexdigest())
 
 
 def run(scenario: Callable[[World], Awaitable[None]]) -> World:
@@ -228,7 +233,18 @@ def test_one_failure_for_all_that_wait() -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [b"", b"failed:", b"failed:a_new_reason", b"failed:used", b"pixels:", b"\xff\xfe", b"x:y"]
+    "value",
+    [
+        b"",
+        b"failed:",
+        b"failed:a_new_reason",
+        b"failed:used",
+        b"failed:gone:of other limits",
+        b"pixels:",
+        b"pixels:\x1b[2J",
+        b"\xff\xfe",
+        b"x:y",
+    ],
 )
 def test_an_entry_of_another_release_is_a_miss(value: bytes) -> None:
     """What this release can't read doesn't stop it: the picture is fetched as if it were new."""
@@ -338,3 +354,100 @@ def test_a_packed_bomb_is_not_unpacked() -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 10 * len(bomb)
+
+
+def test_one_look_up_whatever_posts_say_beside_the_url() -> None:
+    """Another media id, or a fragment, makes no other picture of it."""
+
+    async def scenario(world: World) -> None:
+        source = world.source()
+        images = [PostImage(f"{URL}#{n % 7}", str(n)) for n in range(50)]
+        await asyncio.gather(*(source.look_up(image) for image in images))
+
+    assert run(scenario).fetched == [URL]
+
+
+def test_a_url_that_is_forbidden_now_is_not_had_from_the_cache() -> None:
+    """Settings that are taken back hold at once, whatever was kept before."""
+
+    async def scenario(world: World) -> None:
+        source = world.source()
+        url = "gopher://example.org/x.jpg"
+        source._cache.keep_bytes(url, b"a picture")
+        await source._cache.settle()
+        assert await status_of(source, url) is ImageStatus.BLOCKED_ADDRESS
+
+    assert not run(scenario).decoded
+
+
+def test_an_answer_that_is_no_picture_is_not_kept() -> None:
+    """A passing page of error costs its failure's time, and not the day that pictures are kept."""
+
+    async def scenario(world: World) -> None:
+        world.answers[URL] = b"an error page"
+        world.damaged.add(b"an error page")
+        source = world.source()
+        assert await status_of(source) is ImageStatus.BAD_IMAGE
+        world.answers[URL] = b"a picture"
+        world.now += FAILURE_SECONDS[ImageStatus.BAD_IMAGE] + 1
+        assert isinstance(await look_up(source), FoundPixels)
+
+    assert len(run(scenario).fetched) == 2
+
+
+def test_cached_bytes_that_are_no_picture_are_fetched_anew() -> None:
+    """Whoever can write to Redis can't keep a picture from a post."""
+
+    async def scenario(world: World) -> None:
+        world.damaged.add(b"foreign")
+        source = world.source()
+        source._cache.keep_bytes(URL, b"foreign")
+        await source._cache.settle()
+        assert isinstance(await look_up(source), FoundPixels)
+
+    assert run(scenario).fetched == [URL]
+
+
+def test_a_failure_under_other_limits_is_looked_at_again() -> None:
+    """Who allows larger pictures doesn't wait for a day."""
+
+    async def scenario(world: World) -> None:
+        world.answers[URL] = ImageStatus.TOO_LARGE
+        assert await status_of(world.source()) is ImageStatus.TOO_LARGE
+        world.answers[URL] = b"a picture"
+        larger = world.source()
+        larger._cache._limits_digest = "larger"
+        assert isinstance(await look_up(larger), FoundPixels)
+
+    assert len(run(scenario).fetched) == 2
+
+
+def test_features_that_no_tower_gives_are_a_miss() -> None:
+    """A value that isn't finite would take all of a caption's names along."""
+
+    async def scenario(world: World) -> None:
+        source = world.source()
+        found = await look_up(source)
+        source.remember(found.digest, np.full(SHAPE, np.nan, np.float16))
+        assert isinstance(await look_up(source), FoundPixels)
+
+    run(scenario)
+
+
+def test_what_nobody_thought_of_costs_the_picture_alone(caplog: pytest.LogCaptureFixture) -> None:
+    """An error of another kind is told without the URL, and isn't held against it."""
+
+    async def scenario(world: World) -> None:
+        async def broken(url: str) -> bytes:
+            raise IndexError(f"in {url}")
+
+        source = world.source()
+        world.fetch, fetch = broken, world.fetch  # type: ignore[method-assign]
+        assert await status_of(source) is ImageStatus.BAD_IMAGE
+        world.fetch = fetch  # type: ignore[method-assign]
+        assert isinstance(await look_up(source), FoundPixels)
+
+    run(scenario)
+    (told,) = [record for record in caplog.records if record.name == "nametag.images"]
+    assert vars(told)["error"] == "IndexError"
+    assert "example.org" not in str(vars(told))
