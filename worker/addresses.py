@@ -79,7 +79,9 @@ def checked_url(text: str, *, allowed: frozenset[URL], max_length: int) -> URL:
         # yarl reads some parts only when asked for them.
         origin, host, port = url.origin() if url.host else None, url.raw_host or "", url.port
         has_user = url.user is not None or url.password is not None
-    except ValueError as error:
+    # As broad as can be: the text is a stranger's, and yarl says ValueError of most that it can't read, but
+    # IndexError of http://u[::1]@. What can't be read isn't fetched, whatever the reader thinks of it.
+    except Exception as error:
         raise BlockedAddress("no URL") from error
     if url.scheme not in ("http", "https") or origin is None:
         raise BlockedAddress("only http and https are fetched")
@@ -106,7 +108,7 @@ def redirected(url: URL, location: str) -> str:
         return f"{url.scheme}:{location}"
     try:
         return str(url.join(URL(location)))
-    except ValueError as error:
+    except Exception as error:  # as broad as in `checked_url`, and for the same reason
         raise BlockedAddress("a redirect to nowhere") from error
 
 

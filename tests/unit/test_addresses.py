@@ -3,15 +3,17 @@
 import asyncio
 import ipaddress
 import socket
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from yarl import URL
 
 from consumers.image_status import ImageStatus
 from tests.network import Recorder, http_host, name_server, recording
-from worker.addresses import BlockedAddress, checked_url, guarded_socket, is_public
+from worker.addresses import BlockedAddress, checked_url, guarded_socket, is_public, redirected
 from worker.errors import ImageError
 from worker.fetch import FetchLimits, ImageFetcher
 
@@ -88,6 +90,35 @@ def test_an_allowed_origin_is_exempt_and_no_other_of_its_host() -> None:
     for wrong in ("http://u:p@127.0.0.1:8000/", "http://127.0.0.1:8000/" + "x" * 100, "http://127.0.0.1:8000/\n"):
         with pytest.raises(BlockedAddress):
             check(wrong)
+
+
+_PARTS = [
+    "http://", "https://", "h", "a.com", "[", "::1", "]", "%", "25", "@", ":", "80", "0", "/", "?", "#", "\\", "\t",
+    "\ud800", "xn--", "ß", "。", "．", "①", "1.2.3.4", "..", ".", "%2f", "%00", "\u202e", "ﬃ", "\u0301", "-",
+    "a" * 64,
+    " ", "//", "../", "{}", "|",
+    "^", "`", '"', "'", "%zz", "%ff", "٣", ";", "&", "=", "+", "\u00ad", "\u200d", "[v1.x]",
+    "[::1%25a]", "[::1]", "u[::1]@", "99999", "\uffff", "𝟏", "ftp:", "data:", "x-" * 130,
+]  # fmt: skip
+_TEXTS = st.one_of(st.text(max_size=30), st.lists(st.sampled_from(_PARTS), max_size=8).map("".join))
+
+
+@settings(max_examples=1500, deadline=None)
+@given(_TEXTS, st.sampled_from(["", "http://", "//", "http://u[::1]@"]))
+def test_whatever_is_read_as_a_url_is_one_or_is_refused(text: str, before: str) -> None:
+    """No text ends in any other error, neither a post's nor a redirect's."""
+    base = URL("http://a.example/x")
+    for read in (str, lambda text: redirected(base, text)):
+        with suppress(BlockedAddress):
+            url = checked_url(read(before + text), allowed=frozenset(), max_length=2048)
+            assert url.host and url.origin()
+
+
+@pytest.mark.parametrize("text", ["http://u[::1]@/x.jpg", "http://[::1]@", "//u[::1]@/x.jpg"])
+def test_a_url_that_its_reader_stumbles_over_is_refused(text: str) -> None:
+    """yarl raises IndexError for these, which would end the worker."""
+    with pytest.raises(BlockedAddress):
+        checked_url(redirected(URL("http://a.example/"), text), allowed=frozenset(), max_length=100)
 
 
 def fetched(zone: dict[str, list[list[str] | str]], *urls: str, anew: bool = True) -> tuple[list[Any], Recorder]:

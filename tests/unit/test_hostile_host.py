@@ -160,6 +160,8 @@ def test_a_compressed_body_is_not_unpacked() -> None:
         None,
         "",
         "http://[::1",
+        "http://u[::1]@/",
+        "//u[::1]@/",
         "http://u:p@example.org/",
         "//127.0.0.1/",
         "http://0x7f.1/",
