@@ -9,12 +9,16 @@ import asyncio
 import ipaddress
 import re
 import socket
+from collections import OrderedDict
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
+
+from worker.domains import Shares, registered_domain
 
 _PORTS = frozenset({80, 443})
 # IANA's special-purpose registries. Python's `is_global` has most of them, but which depends on its release;
@@ -40,6 +44,10 @@ _LABEL = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
 _NAME = re.compile(rf"{_LABEL}(\.{_LABEL})*\.?")
 _LONGEST_NAME = 253
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
+_THREADS = 32
+_THREADS_PER_DOMAIN = 4
+_KEPT_SECONDS = 60.0
+_MAX_KEPT = 1000
 
 LookUp = Callable[[str], list[str]]
 """A host's name to its addresses. Raises `socket.gaierror` where it has none."""
@@ -134,27 +142,108 @@ def look_up(host: str) -> list[str]:
     return [str(address[0]) for *_, address in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)]
 
 
-class Resolver(AbstractResolver):
-    """Looks names up on threads of its own, and waits no longer than `seconds`.
+class NoAnswer(OSError):
+    """Raised when no name server answers in time. It says nothing of the host that the name is of."""
 
-    A name server that never answers holds a thread for half a minute; on asyncio's default threads
-    it would hold up all that is run there. Addresses that aren't public are left out already here, so
-    that a host with none but those is told apart; the socket is guarded all the same.
+
+@dataclass(slots=True)
+class _LookUp:
+    result: asyncio.Future[list[str]]
+    work: Future[list[str]]
+    num_waiting: int = 0
+
+
+class LookUps:
+    """Looks names up on threads of its own, waits no longer than `seconds`, and keeps what it found for a while.
+
+    A name server that never answers holds a thread for half a minute; on asyncio's default threads it would hold
+    up all that is run there. Since anybody can run such a name server, the names of one registered domain hold a
+    few of the threads at most, each until it is free again; who waits for one of those waits for nobody else's.
+    A name that is asked for again while it is looked up is not looked up twice.
     """
 
-    def __init__(self, threads: ThreadPoolExecutor, find: LookUp, *, seconds: float, guarded: bool) -> None:
-        self._threads = threads
+    def __init__(self, find: LookUp, *, seconds: float) -> None:
         self._find = find
         self._seconds = seconds
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="dns")
+        self._shares = Shares(_THREADS_PER_DOMAIN)
+        self._running: dict[str, _LookUp] = {}
+        self._kept: OrderedDict[str, tuple[float, list[str]]] = OrderedDict()
+
+    async def addresses(self, host: str) -> list[str]:
+        """The addresses of `host`. Raises `NoAnswer` where they aren't known in time."""
+        until, kept = self._kept.get(host, (0.0, []))
+        if asyncio.get_running_loop().time() < until:
+            self._kept.move_to_end(host)
+            return kept
+        try:
+            async with asyncio.timeout(self._seconds):
+                return await self._found(host)
+        except TimeoutError:
+            raise NoAnswer("no name server answers in time") from None
+
+    def close(self) -> None:
+        """Begin no look-up any more. Those that run are left to end by themselves, and tell nobody."""
+        for look_up in self._running.values():
+            look_up.result.cancel()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _found(self, host: str) -> list[str]:
+        if host not in self._running:
+            domain = registered_domain(host)
+            await self._shares.acquire(domain)
+            if host in self._running:  # somebody else has begun it since
+                self._shares.release(domain)
+            else:
+                self._begin(host, domain)
+        look_up = self._running[host]
+        look_up.num_waiting += 1
+        try:
+            return await asyncio.shield(look_up.result)
+        finally:
+            look_up.num_waiting -= 1
+            if not look_up.num_waiting and look_up.work.cancel():  # it hadn't begun, and is off the queue
+                self._end(host, look_up)
+
+    def _begin(self, host: str, domain: str) -> None:
+        try:
+            work = self._threads.submit(self._find, host)
+        except BaseException:
+            self._shares.release(domain)
+            raise
+        look_up = self._running[host] = _LookUp(asyncio.wrap_future(work), work)
+        look_up.result.add_done_callback(lambda _result: self._end(host, look_up))
+
+    def _end(self, host: str, look_up: _LookUp) -> None:
+        if self._running.get(host) is not look_up:  # it has been taken off the queue
+            return
+        del self._running[host]
+        self._shares.release(registered_domain(host))
+        result = look_up.result
+        if not result.done() or result.cancelled() or result.exception() is not None or not result.result():
+            return
+        self._kept[host] = asyncio.get_running_loop().time() + _KEPT_SECONDS, result.result()
+        self._kept.move_to_end(host)
+        while len(self._kept) > _MAX_KEPT:
+            self._kept.popitem(last=False)
+
+
+class Resolver(AbstractResolver):
+    """Gives connections the addresses that `look_ups` finds.
+
+    Addresses that aren't public are left out already here, so that a host with none but those is told apart; the
+    socket is guarded all the same.
+    """
+
+    def __init__(self, look_ups: LookUps, *, guarded: bool) -> None:
+        self._look_ups = look_ups
         self._guarded = guarded
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
         """The addresses of `host`. Raises `BlockedAddress` where it has none but guarded ones."""
-        # A look-up that hasn't begun when the time is up is taken off the queue.
-        async with asyncio.timeout(self._seconds):
-            found = await asyncio.get_running_loop().run_in_executor(self._threads, self._find, host)
+        found = await self._look_ups.addresses(host)
         dialled = [address for address in found if not self._guarded or is_public(address)]
         if found and not dialled:
             raise BlockedAddress(f"{found[0]} is no public address")
@@ -171,7 +260,7 @@ class Resolver(AbstractResolver):
         ]
 
     async def close(self) -> None:
-        """Nothing to let go of: the threads are the fetcher's."""
+        """Nothing to let go of: the look-ups are the fetcher's."""
 
 
 def guarded_socket(info: tuple[Any, ...]) -> socket.socket:

@@ -10,7 +10,6 @@ import re
 import socket
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
@@ -18,10 +17,21 @@ from types import TracebackType
 from typing import Self
 
 import aiohttp
+from aiohttp.helpers import is_ip_address
 from yarl import URL
 
 from consumers.image_status import ImageStatus
-from worker.addresses import BlockedAddress, LookUp, Resolver, checked_url, guarded_socket, look_up, redirected
+from worker.addresses import (
+    BlockedAddress,
+    LookUp,
+    LookUps,
+    NoAnswer,
+    Resolver,
+    checked_url,
+    guarded_socket,
+    look_up,
+    redirected,
+)
 from worker.errors import ImageError
 from worker.hosts import HostFailure, HostLimits, Hosts, seconds_asked
 from worker.retry import RetryPolicy, retry
@@ -39,8 +49,6 @@ _PASSING = frozenset({429, 502, 503, 504})
 """Answers of a host that may be well again in a moment."""
 _OWN_TROUBLE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
 """Errors of a connection that say nothing of the host."""
-_DNS_THREADS = 32
-_DNS_CACHE_SECONDS = 60
 _KEPT_SECONDS = 5.0  # idle connections are in no limit's count
 _CONTACT = re.compile(r"[!-'*-~]+")
 
@@ -114,9 +122,9 @@ class ImageFetcher:
         self._limits = limits
         self._allowed = frozenset(URL(origin).origin() for origin in limits.allow_origins)
         self._proxy = None if limits.proxy is None else URL(limits.proxy)
-        self._dns = ThreadPoolExecutor(_DNS_THREADS, thread_name_prefix="dns")
-        self._guard = Resolver(self._dns, find, seconds=limits.connect_seconds, guarded=True)
-        self._free = Resolver(self._dns, find, seconds=limits.connect_seconds, guarded=False)
+        self._look_ups = LookUps(find, seconds=limits.connect_seconds)
+        self._guard = Resolver(self._look_ups, guarded=True)
+        self._free = Resolver(self._look_ups, guarded=False)
         self._hosts = Hosts(
             limits.hosts,
             patience_seconds=min(limits.idle_seconds, limits.total_seconds / 2),
@@ -139,7 +147,7 @@ class ImageFetcher:
         for session in (self._guarded, self._trusted):
             if session is not None:
                 await session.close()
-        self._dns.shutdown(wait=False, cancel_futures=True)
+        self._look_ups.close()
 
     def check(self, url: str) -> None:
         """Raise `ImageError` where `url` itself says that it may not be fetched."""
@@ -157,7 +165,7 @@ class ImageFetcher:
         for _ in range(self._limits.max_redirects + 1):
             target = self._checked(url)
             host = f"{(target.raw_host or '').rstrip('.')}:{target.port}"
-            answer = await self._hosts.visit(host, partial(self._request, target))
+            answer = await self._hosts.visit(host, partial(self._request, target), partial(self._look_up, target))
             if isinstance(answer, bytes):
                 return answer
             url = answer
@@ -169,6 +177,20 @@ class ImageFetcher:
         except BlockedAddress as error:
             raise ImageError(ImageStatus.BLOCKED_ADDRESS, str(error)) from error
 
+    async def _look_up(self, target: URL) -> None:
+        """Have the name's addresses ready, so that what goes wrong with the look-up isn't the host's fault."""
+        host = target.raw_host or ""
+        if is_ip_address(host):
+            return
+        try:
+            await (self._free if target.origin() in self._allowed else self._guard).resolve(host)
+        except BlockedAddress as error:
+            raise ImageError(ImageStatus.BLOCKED_ADDRESS, str(error)) from error
+        except OSError as error:
+            raise _unresolved(error) from error
+        except ValueError as error:  # a name that the system's look-up can't write down
+            raise ImageError(ImageStatus.NOT_FOUND, "the host's name can't be resolved") from error
+
     async def _request(self, target: URL) -> bytes | str:
         """One hop: the bytes, or the URL that a redirect leads to."""
         try:
@@ -178,7 +200,7 @@ class ImageFetcher:
             raise HostFailure(ImageStatus.TOO_SLOW, detail) from error
         except BlockedAddress as error:
             raise ImageError(ImageStatus.BLOCKED_ADDRESS, str(error)) from error
-        except socket.gaierror as error:
+        except (socket.gaierror, NoAnswer) as error:
             raise _unresolved(error) from error
         except aiohttp.InvalidURL as error:
             raise ImageError(ImageStatus.BLOCKED_ADDRESS, "no URL") from error
@@ -229,7 +251,7 @@ class ImageFetcher:
         connector = aiohttp.TCPConnector(
             limit=0,  # the turns of worker/hosts.py are the limit
             resolver=self._guard if guarded else self._free,
-            ttl_dns_cache=_DNS_CACHE_SECONDS,
+            use_dns_cache=False,  # worker/addresses.py has one
             socket_factory=guarded_socket if guarded else None,
             keepalive_timeout=_KEPT_SECONDS,
         )
@@ -265,6 +287,8 @@ def _refused(code: int, retry_after: str | None) -> ImageError:
 
 
 def _unresolved(error: OSError) -> ImageError:
+    if isinstance(error, NoAnswer):  # not tried again, since that would hold another thread for as long
+        return ImageError(ImageStatus.HOST_DOWN, "no name server answers in time")
     if error.errno == socket.EAI_AGAIN:  # a name server's trouble, and not for the breaker of each host
         return ImageError(ImageStatus.HOST_DOWN, "no name server answers", retriable=True)
     return ImageError(ImageStatus.NOT_FOUND, "the host's name can't be resolved")

@@ -118,13 +118,17 @@ class Hosts:
         """How many hosts are remembered."""
         return len(self._hosts)
 
-    async def visit(self, host: str, request: Callable[[], Awaitable[T]]) -> T:
-        """What `request` gives, in a turn of `host`.
+    async def visit(
+        self, host: str, request: Callable[[], Awaitable[T]], prepare: Callable[[], Awaitable[None]] | None = None
+    ) -> T:
+        """What `request` gives, in a turn of `host`. `prepare` goes before it, holds no turn, and isn't judged.
 
         Raises what it raises, and at once `HostLeftAlone` where the host asked us to wait or its breaker is open.
         Where the breaker is due to be tried, `request` goes on as the probe, for nobody.
         """
         self._check(host, request)
+        if prepare is not None:
+            await prepare()
         async with self._turn(host) as state:
             self._check(host, request)  # it may have failed while we waited
             return await self._judged(host, state, request)

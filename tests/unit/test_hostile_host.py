@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from consumers.image_status import ImageStatus
 from worker.errors import ImageError
 from worker.fetch import FetchLimits, ImageFetcher
+from worker.hosts import HostFailure, HostLimits
 
 Speak = Callable[[asyncio.StreamWriter], Awaitable[None]]
 HEAD = b"HTTP/1.1 200 OK\r\n"
@@ -238,3 +239,63 @@ def test_name_servers_that_hang_hold_up_no_other_thread() -> None:
         asyncio.run(scenario())
     finally:
         answer.set()
+
+
+def test_a_name_server_that_hangs_holds_up_no_other_domain_and_opens_no_breaker() -> None:
+    """More names of one domain than there are threads; a good host's name resolves, and nobody is to blame."""
+    answer = threading.Event()
+    events: list[str] = []
+
+    def find(host: str) -> list[str]:
+        if host.endswith("evil.example"):
+            answer.wait(20)
+            raise socket.gaierror(socket.EAI_AGAIN, "try again")
+        return ["127.0.0.1"]
+
+    async def speak(writer: asyncio.StreamWriter) -> None:
+        writer.write(HEAD + b"Content-Length: 1\r\n\r\nx")
+
+    async def scenario() -> None:
+        async with raw_server(speak) as (origin, _):
+            good = origin.replace("127.0.0.1", "good.test")
+            limits = FetchLimits(
+                connect_seconds=0.4, hosts=HostLimits(failures_to_open=1), allow_origins=frozenset({good})
+            )
+            async with ImageFetcher(limits, find=find, on_event=events.append) as fetcher:
+                urls = [f"http://{number}.evil.example/{again}" for again in range(2) for number in range(60)]
+                bad = [asyncio.create_task(fetcher.fetch(url)) for url in urls]
+                await asyncio.sleep(0.05)
+                async with asyncio.timeout(0.3):
+                    assert await fetcher.fetch(good + "/x.jpg") == b"x"
+                for error in await asyncio.gather(*bad, return_exceptions=True):
+                    assert isinstance(error, ImageError) and not isinstance(error, HostFailure)
+                    assert (error.status, str(error)) == (ImageStatus.HOST_DOWN, "no name server answers in time")
+
+    try:
+        asyncio.run(scenario())
+    finally:
+        answer.set()
+    assert events == []
+
+
+def test_a_look_up_that_the_deadline_ends_is_not_the_hosts_fault() -> None:
+    """However long it had lasted by then."""
+    answer = threading.Event()
+    events: list[str] = []
+
+    def hang(_host: str) -> list[str]:
+        answer.wait(20)
+        return ["127.0.0.1"]
+
+    async def scenario() -> None:
+        limits = FetchLimits(total_seconds=0.3, hosts=HostLimits(failures_to_open=1))
+        async with ImageFetcher(limits, find=hang, on_event=events.append) as fetcher:
+            for _ in range(2):
+                with pytest.raises(ImageError, match="not within the deadline"):
+                    await fetcher.fetch("http://a.example/x.jpg")
+
+    try:
+        asyncio.run(scenario())
+    finally:
+        answer.set()
+    assert events == []
