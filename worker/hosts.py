@@ -17,6 +17,7 @@ from email.utils import parsedate_to_datetime
 from typing import TypeVar
 
 from consumers.image_status import ImageStatus
+from worker.domains import Shares, registered_domain
 from worker.errors import ImageError, NothingLearnt
 from worker.retry import RetryPolicy
 
@@ -32,13 +33,16 @@ _ANSWERS = frozenset({ImageStatus.NOT_FOUND, ImageStatus.GONE, ImageStatus.FORBI
 class HostLimits:
     """How many requests at a time, and how a host that fails is left alone.
 
-    `per_host` is to be well below `overall`, or one slow host can hold all turns. A breaker opens after
+    `per_host` is to be well below `overall`, or one slow host can hold all turns; `per_domain` is for all hosts of
+    a registered domain, whose owner can have as many as he likes. Unset, it is four hosts' turns, but no more than
+    half of all. A breaker opens after
     `failures_to_open` failures in a row, for `open_seconds` shortened by up to a half at random, and twice as
     long each time that it fails to close, up to `longest_open_seconds`. A host is waited for as long as it
     asks, up to `longest_wait_seconds`. Of hosts in trouble the latest `max_hosts` are remembered.
     """
 
     per_host: int = 8
+    per_domain: int | None = None
     overall: int = 64
     failures_to_open: int = 5
     open_seconds: float = 5.0
@@ -49,8 +53,16 @@ class HostLimits:
 
     def __post_init__(self) -> None:
         for limit in fields(self):
-            if getattr(self, limit.name) <= 0:
-                raise ValueError(f"{limit.name} must be above 0, not {getattr(self, limit.name)}")
+            value = getattr(self, limit.name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{limit.name} must be above 0, not {value}")
+
+    @property
+    def turns_per_domain(self) -> int:
+        """The limit for a registered domain, told or not."""
+        if self.per_domain is not None:
+            return self.per_domain
+        return max(self.per_host, min(4 * self.per_host, self.overall // 2))
 
 
 class HostFailure(ImageError):
@@ -109,6 +121,7 @@ class Hosts:
         self._probe_seconds = probe_seconds
         self._on_event = on_event
         self._clock = clock
+        self._domains = Shares(limits.turns_per_domain)
         self._overall = asyncio.Semaphore(limits.overall)
         self._hosts: OrderedDict[str, _Host] = OrderedDict()
         self._probes: set[asyncio.Task[None]] = set()
@@ -168,13 +181,21 @@ class Hosts:
         state.num_users += 1
         self._make_room()
         try:
-            # The host's own turn first: who waits for it must not hold one of everybody's.
-            async with state.turns, self._overall:
+            # The host's own turn first, then its domain's: who waits for these must not hold one of everybody's.
+            async with state.turns, self._domain_turn(registered_domain(host.rpartition(":")[0])), self._overall:
                 yield state
         finally:
             state.num_users -= 1
             if not state.num_users and state.is_well(self._clock()):
                 self._hosts.pop(host, None)
+
+    @asynccontextmanager
+    async def _domain_turn(self, domain: str) -> AsyncIterator[None]:
+        await self._domains.acquire(domain)
+        try:
+            yield
+        finally:
+            self._domains.release(domain)
 
     def _make_room(self) -> None:
         """Forget the hosts that were longest not asked, but none that is being asked."""

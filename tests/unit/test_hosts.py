@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from consumers.image_status import ImageStatus
+from worker.domains import Shares, registered_domain
 from worker.errors import ImageError
 from worker.hosts import HostFailure, HostLimits, Hosts, seconds_asked
 
@@ -290,6 +291,59 @@ def test_who_waits_for_a_bad_host_holds_no_turn_of_others() -> None:
             task.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)
         assert len(bench.hosts) == 0
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("limits", "most"), [({}, 32), ({"overall": 40}, 20), ({"per_host": 2}, 8), ({"per_domain": 9}, 9)]
+)
+def test_names_of_one_domain_share_its_turns(limits: dict[str, int], most: int) -> None:
+    """However many names its owner has, and whatever their ports, the others' turns stay free."""
+
+    async def scenario() -> None:
+        bench = Bench(**limits)
+        names = [f"{letter}{number}.evil.example:{number % 2}" for number in range(50) for letter in "aB"]
+        waiting = [asyncio.create_task(bench.visit(lambda: asyncio.sleep(30, b"x"), name)) for name in names]
+        await bench.settle()
+        assert bench.num_requests == most
+        async with asyncio.timeout(0.5):
+            assert await bench.visit(well, "good.example.com:80") == b"x"
+            assert await bench.visit(well, "1.1.1.1:80") == b"x"
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        assert len(bench.hosts) == 0
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("host", "domain"),
+    [
+        ("a.b.Example", "b.example"), ("b.example.", "b.example"), ("x", "x"), ("a.b.co.uk", "co.uk"),
+        ("1.2.3.4", "1.2.3.4"), ("2a00::1", "2a00::1"), ("", ""),
+    ],
+)  # fmt: skip
+def test_a_registered_domain_is_two_labels_or_an_address(host: str, domain: str) -> None:
+    """An address is nobody else's."""
+    assert registered_domain(host) == domain
+
+
+def test_turns_that_nobody_holds_or_awaits_are_forgotten() -> None:
+    """One who gives up waiting leaves nothing behind, and takes no turn with him."""
+
+    async def scenario() -> None:
+        shares = Shares(1)
+        await shares.acquire("a")
+        waiting = asyncio.create_task(shares.acquire("a"))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        shares.release("a")
+        assert len(shares) == 0
+        async with asyncio.timeout(0.1):
+            await shares.acquire("a")
 
     asyncio.run(scenario())
 
