@@ -35,6 +35,7 @@ from worker.addresses import (
 from worker.errors import ImageError
 from worker.hosts import HostFailure, HostLimits, Hosts, seconds_asked
 from worker.retry import RetryPolicy, retry
+from worker.wire import TooMuchWork, WatchedConnector
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _BY_STATUS = {
@@ -198,6 +199,8 @@ class ImageFetcher:
         except TimeoutError as error:
             detail = "not within the time to connect or to the next byte, or below the least rate"
             raise HostFailure(ImageStatus.TOO_SLOW, detail) from error
+        except TooMuchWork as error:
+            raise HostFailure(ImageStatus.TOO_SLOW, str(error)) from error
         except BlockedAddress as error:
             raise ImageError(ImageStatus.BLOCKED_ADDRESS, str(error)) from error
         except (socket.gaierror, NoAnswer) as error:
@@ -243,12 +246,13 @@ class ImageFetcher:
             if not chunk:
                 return bytes(data)
             data += chunk
+            await asyncio.sleep(0)  # what has come already is had without a pause, and others wait
             if len(data) > limits.max_image_bytes:  # the length that was told may lie
                 raise too_large
 
     def _session(self, *, guarded: bool) -> aiohttp.ClientSession:
         limits = self._limits
-        connector = aiohttp.TCPConnector(
+        connector = WatchedConnector(
             limit=0,  # the turns of worker/hosts.py are the limit
             resolver=self._guard if guarded else self._free,
             use_dns_cache=False,  # worker/addresses.py has one

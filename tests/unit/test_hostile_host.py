@@ -2,13 +2,15 @@
 
 import asyncio
 import gzip
+import random
 import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
+import aiohttp
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -17,9 +19,11 @@ from consumers.image_status import ImageStatus
 from worker.errors import ImageError
 from worker.fetch import FetchLimits, ImageFetcher
 from worker.hosts import HostFailure, HostLimits
+from worker.wire import TooMuchWork, WatchedConnector, WatchedProtocol
 
 Speak = Callable[[asyncio.StreamWriter], Awaitable[None]]
 HEAD = b"HTTP/1.1 200 OK\r\n"
+CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
 
 
 @asynccontextmanager
@@ -121,9 +125,123 @@ def test_headers_without_end_are_refused(piece: bytes) -> None:
     assert fetched(speak, total_seconds=5) == ImageStatus.HOST_DOWN
 
 
-def test_interim_answers_without_end_stop_at_the_deadline() -> None:
-    """100 Continue for ever doesn't hold up the loop: the deadline still comes."""
-    assert fetched(lambda writer: flood(writer, b"HTTP/1.1 100 Continue\r\n\r\n" * 100)) == ImageStatus.TOO_SLOW
+@pytest.mark.parametrize(
+    ("start", "piece"),
+    [
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 3000),
+        (b"", b"HTTP/1.1 103 Early Hints\r\nA: b\r\n\r\n" * 3000),
+        (CHUNKED, b"1\r\na\r\n" * 10_000),
+        (CHUNKED, b"40\r\n" + b"a" * 64 + b"\r\n"),
+        (CHUNKED, b"1;" + b"x" * 4000 + b"\r\na\r\n"),
+        (CHUNKED + b"1;", b"x" * 60_000),
+        (CHUNKED + b"1\r\na\r\n0\r\n", b"A: b\r\n" * 100),
+        (HEAD + b"Content-Length: 0\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n" * 1000),
+    ],
+    ids=[
+        "continue", "early hints", "chunks of a byte", "small chunks", "extensions", "one endless extension",
+        "trailers", "answers that nobody asked for",
+    ],
+)  # fmt: skip
+def test_what_is_only_work_is_broken_off(start: bytes, piece: bytes) -> None:
+    """Long before the deadline; and one that floods holds up the loop for no longer than a moment."""
+    gaps: list[float] = []
+
+    async def speak(writer: asyncio.StreamWriter) -> None:
+        writer.write(start)
+        await flood(writer, piece)
+
+    async def scenario() -> bytes | ImageStatus:
+        async with AsyncExitStack() as stack:
+            origin, _ = await stack.enter_async_context(raw_server(speak))
+            limits = FetchLimits(attempts=1, allow_origins=frozenset({origin}))
+            fetcher = await stack.enter_async_context(ImageFetcher(limits))
+            try:
+                return await fetcher.fetch(origin + "/x.jpg")
+            except ImageError as error:
+                return error.status
+
+    begun = time.perf_counter()
+    received = WatchedProtocol.data_received
+
+    def timed(self: WatchedProtocol, data: bytes) -> None:
+        at = time.thread_time()
+        received(self, data)
+        gaps.append(time.thread_time() - at)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(WatchedProtocol, "data_received", timed)
+        result = asyncio.run(scenario())
+    # An answer of nothing is whole before the flood begins; trailers have a limit of the parser's.
+    assert result in (ImageStatus.TOO_SLOW, ImageStatus.HOST_DOWN, b"", b"a")
+    assert time.perf_counter() - begun < 2
+    assert max(gaps) < 0.1
+
+
+def test_segments_of_a_byte_are_broken_off() -> None:
+    """Each is a read of the socket, and a turn of the loop."""
+
+    class Transport(asyncio.Transport):
+        is_cut = False
+
+        def abort(self) -> None:
+            self.is_cut = True
+
+        def is_closing(self) -> bool:
+            return self.is_cut
+
+    async def scenario() -> int:
+        transport, protocol = Transport(), WatchedProtocol(asyncio.get_running_loop())
+        protocol.connection_made(transport)
+        protocol.set_response_params()
+        protocol.data_received(HEAD + b"Content-Length: 10000000\r\n\r\n")
+        num = 0
+        while not transport.is_cut:
+            protocol.data_received(b"a")
+            num += 1
+        with pytest.raises(TooMuchWork):
+            (_, body) = await protocol.read()
+            await body.read()
+        return num
+
+    assert 2000 < asyncio.run(scenario()) < 2100
+
+
+@pytest.mark.parametrize("size", [200, 1460, 4096, 65_536, 1_000_000])
+def test_a_picture_in_chunks_is_no_more_work_than_it_is_worth(size: int) -> None:
+    """Hosts that write a picture out in small pieces are served too; and early hints may come before it."""
+    picture = random.Random(1).randbytes(5_000_000)
+
+    async def speak(writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n" * 3 + CHUNKED)
+        for at in range(0, len(picture), size):
+            piece = picture[at : at + size]
+            writer.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+        writer.write(b"0\r\n\r\n")
+
+    assert fetched(speak, total_seconds=5) == picture
+
+
+def test_a_picture_that_comes_faster_than_it_is_taken_is_whole() -> None:
+    """Reading pauses in the middle of what came, and goes on where it was."""
+    picture = random.Random(1).randbytes(5_000_000)
+
+    async def speak(writer: asyncio.StreamWriter) -> None:
+        writer.write(HEAD + b"Content-Length: %d\r\n\r\n" % len(picture) + picture)
+
+    async def scenario() -> bytes:
+        async with AsyncExitStack() as stack:
+            origin, _ = await stack.enter_async_context(raw_server(speak))
+            connector = WatchedConnector()
+            session = await stack.enter_async_context(aiohttp.ClientSession(connector=connector, read_bufsize=1000))
+            response = await stack.enter_async_context(session.get(origin))
+            data = bytearray()
+            while chunk := await response.content.readany():
+                data += chunk
+                if random.random() < 0.05:
+                    await asyncio.sleep(0.001)
+            return bytes(data)
+
+    assert asyncio.run(scenario()) == picture
 
 
 @pytest.mark.parametrize(
