@@ -50,7 +50,8 @@ _PASSING = frozenset({429, 502, 503, 504})
 """Answers of a host that may be well again in a moment."""
 _OWN_TROUBLE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
 """Errors of a connection that say nothing of the host."""
-_KEPT_SECONDS = 5.0  # idle connections are in no limit's count
+_KEPT_SECONDS = 5.0
+_MAX_IDLE = 64
 _CONTACT = re.compile(r"[!-'*-~]+")
 
 
@@ -213,6 +214,8 @@ class ImageFetcher:
             kind = HostFailure if error.status >= 500 else ImageError
             raise kind(ImageStatus.HOST_DOWN, f"the proxy answers {error.status}") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno in _OWN_TROUBLE:
+                raise _own_trouble() from error
             detail = f"the host broke off: {type(error).__name__}"
             raise HostFailure(ImageStatus.HOST_DOWN, detail, retriable=True) from error
 
@@ -253,6 +256,7 @@ class ImageFetcher:
     def _session(self, *, guarded: bool) -> aiohttp.ClientSession:
         limits = self._limits
         connector = WatchedConnector(
+            max_idle=_MAX_IDLE,
             limit=0,  # the turns of worker/hosts.py are the limit
             resolver=self._guard if guarded else self._free,
             use_dns_cache=False,  # worker/addresses.py has one
@@ -293,9 +297,16 @@ def _refused(code: int, retry_after: str | None) -> ImageError:
 def _unresolved(error: OSError) -> ImageError:
     if isinstance(error, NoAnswer):  # not tried again, since that would hold another thread for as long
         return ImageError(ImageStatus.HOST_DOWN, "no name server answers in time")
-    if error.errno == socket.EAI_AGAIN:  # a name server's trouble, and not for the breaker of each host
+    # A name server's trouble, or this machine's where it has no files or memory left; nothing that the name is.
+    if error.errno in (socket.EAI_AGAIN, socket.EAI_SYSTEM, socket.EAI_MEMORY) or not isinstance(
+        error, socket.gaierror
+    ):
         return ImageError(ImageStatus.HOST_DOWN, "no name server answers", retriable=True)
     return ImageError(ImageStatus.NOT_FOUND, "the host's name can't be resolved")
+
+
+def _own_trouble() -> ImageError:
+    return ImageError(ImageStatus.HOST_DOWN, "no connection can be made here", retriable=True)
 
 
 def _unconnected(error: aiohttp.ClientConnectorError) -> ImageError:
@@ -307,7 +318,7 @@ def _unconnected(error: aiohttp.ClientConnectorError) -> ImageError:
     if isinstance(error, aiohttp.ClientProxyConnectionError):
         return ImageError(ImageStatus.HOST_DOWN, "the proxy can't be reached", retriable=True)
     if cause.errno in _OWN_TROUBLE:
-        return ImageError(ImageStatus.HOST_DOWN, "no connection can be made here", retriable=True)
+        return _own_trouble()
     if isinstance(error, aiohttp.ClientSSLError):
         return HostFailure(ImageStatus.HOST_DOWN, "no TLS with the host")
     return HostFailure(ImageStatus.HOST_DOWN, "the host can't be reached", retriable=True)

@@ -35,6 +35,7 @@ class WatchedProtocol(ResponseHandler):
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
         self._body: aiohttp.StreamReader | None = None
+        self._code: int | None = None
         self._rest = b""
         self._forget()
 
@@ -51,6 +52,7 @@ class WatchedProtocol(ResponseHandler):
         else:
             self._num_answers += 1
             self._body = body
+            self._code = message.code
         super().feed_data(data, size)
 
     def data_received(self, data: bytes) -> None:
@@ -80,8 +82,8 @@ class WatchedProtocol(ResponseHandler):
 
     @property
     def should_close(self) -> bool:
-        """Whether no other answer may come this way."""
-        return bool(self._rest) or super().should_close
+        """Whether no other answer may come this way. A host without the picture is seldom asked for more."""
+        return self._code not in (None, 200) or bool(self._rest) or super().should_close
 
     def _parse(self, piece: bytes) -> None:
         if self._body is None:
@@ -109,14 +111,23 @@ class WatchedProtocol(ResponseHandler):
     def _forget(self) -> None:
         self._num_interim = self._num_answers = self._num_reads = 0
         self._head_bytes = self._body_bytes = 0
-        self._body = None
+        self._body = self._code = None
         self._rest = b""
 
 
 class WatchedConnector(aiohttp.TCPConnector):
-    """Makes connections whose answers are watched."""
+    """Makes connections whose answers are watched, and keeps `max_idle` of them at most for the next request.
 
-    def __init__(self, **options: Any) -> None:
+    Whoever posts URLs chooses how many hosts there are, and the files that a process may have open are few.
+    """
+
+    def __init__(self, *, max_idle: int, **options: Any) -> None:
         super().__init__(**options)
+        self._max_idle = max_idle
         # aiohttp has no other way to say which protocol reads; tests/unit/test_hostile_host.py sees that it holds.
         self._factory = partial(WatchedProtocol, loop=self._loop)  # type: ignore[assignment]
+
+    def _release(self, key: Any, protocol: ResponseHandler, *, should_close: bool = False) -> None:
+        # aiohttp's limits are of all connections, and would have those that are in use wait.
+        is_full = sum(map(len, self._conns.values())) >= self._max_idle
+        super()._release(key, protocol, should_close=should_close or is_full)

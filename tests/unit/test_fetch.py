@@ -336,19 +336,30 @@ def test_a_name_server_in_trouble_passes_and_a_name_that_is_not_there_does_not()
     assert asked == ["busy.example"] * 2 + ["nowhere.example"] + ["busy.example"] * 2
 
 
-def test_our_own_trouble_does_not_open_breakers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a file descriptor left no host can be reached, and each would be thought bad."""
+@pytest.mark.parametrize("lacks_at", ["a look-up", "a socket", "a connection"])
+def test_our_own_trouble_does_not_open_breakers(monkeypatch: pytest.MonkeyPatch, lacks_at: str) -> None:
+    """Without a file descriptor left no host can be reached, and each would be thought bad, or missing."""
 
-    def refuse(_socket: socket.socket, _address: object) -> None:
+    def refuse(*_args: object) -> None:
         raise OSError(errno.EMFILE, "too many open files")
+
+    def find(_host: str) -> list[str]:
+        if lacks_at == "a look-up":
+            raise socket.gaierror(socket.EAI_SYSTEM, "system error")
+        return ["8.8.8.8", "8.8.4.4", "2a00::1"]
 
     events: list[str] = []
 
     async def scenario() -> list[bytes | ImageStatus]:
         limits = FetchLimits(attempts=1, hosts=HostLimits(failures_to_open=1))
-        async with ImageFetcher(limits, find=lambda _host: ["8.8.8.8"], on_event=events.append) as fetcher:
+        if lacks_at == "a socket":
+            monkeypatch.setattr("worker.fetch.guarded_socket", refuse)
+        async with ImageFetcher(limits, find=find, on_event=events.append) as fetcher:
             monkeypatch.setattr(socket.socket, "connect", refuse)
-            return [await outcome(fetcher, "http://a.example/") for _ in range(3)]
+            try:
+                return [await outcome(fetcher, "http://a.example/") for _ in range(3)]
+            finally:
+                monkeypatch.undo()
 
     assert asyncio.run(scenario()) == [ImageStatus.HOST_DOWN] * 3
     assert events == []

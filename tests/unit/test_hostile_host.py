@@ -231,7 +231,7 @@ def test_a_picture_that_comes_faster_than_it_is_taken_is_whole() -> None:
     async def scenario() -> bytes:
         async with AsyncExitStack() as stack:
             origin, _ = await stack.enter_async_context(raw_server(speak))
-            connector = WatchedConnector()
+            connector = WatchedConnector(max_idle=1)
             session = await stack.enter_async_context(aiohttp.ClientSession(connector=connector, read_bufsize=1000))
             response = await stack.enter_async_context(session.get(origin))
             data = bytearray()
@@ -417,3 +417,36 @@ def test_a_look_up_that_the_deadline_ends_is_not_the_hosts_fault() -> None:
     finally:
         answer.set()
     assert events == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "most"),
+    [(b"HTTP/1.1 404 Not Found\r\n", 0), (b"HTTP/1.1 302 Found\r\nLocation: /\r\n", 0), (HEAD, 64)],
+    ids=["missing", "redirects", "pictures"],
+)
+def test_hosts_without_end_leave_few_connections_open(answer: bytes, most: int) -> None:
+    """Each post may name another host, and each connection that is kept is a file of this process."""
+    writers: set[asyncio.StreamWriter] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.add(writer)
+        with suppress(OSError, asyncio.IncompleteReadError):
+            while await reader.readuntil(b"\r\n\r\n"):
+                writer.write(answer + b"Content-Length: 0\r\n\r\n")
+        writers.discard(writer)
+        writer.close()
+
+    async def scenario() -> tuple[int, int]:
+        async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            names = [f"http://a.n{number}.test:{port}" for number in range(200)]
+            limits = FetchLimits(attempts=1, allow_origins=frozenset(names))
+            async with ImageFetcher(limits, find=lambda _host: ["127.0.0.1"]) as fetcher:
+                await asyncio.gather(*(fetcher.fetch(f"{name}/x.jpg") for name in names), return_exceptions=True)
+                await asyncio.sleep(0.1)
+                left = len(writers)
+                await asyncio.gather(*(fetcher.fetch(f"{name}/y.jpg") for name in names), return_exceptions=True)
+                await asyncio.sleep(0.1)
+                return left, len(writers)
+
+    assert asyncio.run(scenario()) == (most, most)
