@@ -198,10 +198,20 @@ class Hosts:
             self._domains.release(domain)
 
     def _make_room(self) -> None:
-        """Forget the hosts that were longest not asked, but none that is being asked."""
+        """Forget the hosts that were longest not asked, but none that is being asked.
+
+        One that asked us to wait comes last: whoever has many names that fail can't have us break its word.
+        """
         while len(self._hosts) > self._limits.max_hosts:
-            idle = (host for host, state in self._hosts.items() if not state.num_users and not state.is_probed)
-            if (oldest := next(idle, None)) is None:
+            now = self._clock()
+            idle = ((host, state) for host, state in self._hosts.items() if not state.num_users and not state.is_probed)
+            oldest = None
+            for host, state in idle:
+                oldest = oldest or host
+                if state.wait_until <= now:
+                    oldest = host
+                    break
+            if oldest is None:
                 return
             del self._hosts[oldest]
 

@@ -428,6 +428,28 @@ def test_only_hosts_in_trouble_are_remembered_and_only_so_many() -> None:
     asyncio.run(scenario())
 
 
+def test_a_host_that_asked_us_to_wait_is_remembered_before_those_that_fail() -> None:
+    """Names that fail, however many, don't have us come back early; and memory stays bounded all the same."""
+
+    async def scenario() -> None:
+        bench = Bench(max_hosts=10)
+        await bench.visit(asking(300), "polite:80")
+        for number in range(100):
+            await bench.visit(down, f"{number}:80")
+            assert len(bench.hosts) <= 10
+        assert str(await bench.visit(well, "polite:80")).startswith("the host asked us to wait until ")
+        for number in range(100):
+            await bench.visit(asking(300), f"{number}:80")
+            assert len(bench.hosts) <= 10
+        bench.now += 301
+        for number in range(100):
+            await bench.visit(down, f"{number}:80")
+            assert len(bench.hosts) <= 10
+        assert await bench.visit(well, "polite:80") == b"x"
+
+    asyncio.run(scenario())
+
+
 @pytest.mark.parametrize("name", ["per_host", "overall", "failures_to_open", "open_seconds", "max_hosts"])
 def test_limits_are_above_zero(name: str) -> None:
     """A limit of nothing would hold up everything."""
