@@ -10,6 +10,7 @@ import multiprocessing
 import resource
 import signal
 import sys
+from collections import deque
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,41 +75,96 @@ def decode(data: bytes, limits: DecodeLimits) -> Pixels:
     return Pixels(values, hashlib.sha256(values.tobytes()).hexdigest())
 
 
+class DecoderUnavailable(ImageError):
+    """Raised when there is nothing to decode with just now. It says nothing of the picture."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(ImageStatus.TOO_SLOW, detail)
+
+
+_Result = Pixels | tuple[ImageStatus, str]
+
+
+@dataclass(slots=True, eq=False)
+class _Job:
+    data: bytes
+    answer: asyncio.Future[_Result]
+
+    def succeed(self, result: _Result) -> None:
+        if not self.answer.done():  # else nobody waits any more
+            self.answer.set_result(result)
+
+    def fail(self, error: Exception) -> None:
+        if not self.answer.done():
+            self.answer.set_exception(error)
+
+
+class _Line:
+    """The pictures that wait for a process."""
+
+    def __init__(self) -> None:
+        self._jobs: deque[_Job] = deque()
+        self._come = asyncio.Event()
+
+    def join(self, job: _Job) -> None:
+        self._jobs.append(job)
+        self._come.set()
+
+    def put_back(self, job: _Job) -> None:
+        self._jobs.appendleft(job)
+        self._come.set()
+
+    def leave(self, job: _Job) -> None:
+        if job in self._jobs:  # else it's at work
+            self._jobs.remove(job)
+
+    async def wait(self) -> None:
+        while not self._jobs:
+            self._come.clear()
+            await self._come.wait()
+
+    async def take(self) -> _Job:
+        await self.wait()
+        return self._jobs.popleft()
+
+    def refuse(self, reason: str) -> None:
+        while self._jobs:
+            self._jobs.popleft().fail(DecoderUnavailable(reason))
+
+
 class Decoder:
     """Decodes in processes of its own; one that dies or hangs is replaced, and its picture is bad.
 
     Each process takes one picture at a time, so that a death or a timeout is the fault of that picture
-    and of none that waits. A process is free only once it has answered, so that its start is nobody's
-    fault either.
+    and of none that waits. A process takes its first only once it has answered, so that its start is
+    nobody's fault either. Whoever is cancelled while its picture is at work leaves that to its end: a
+    process costs more to start than nearly any picture to decode.
     """
 
     def __init__(self, limits: DecodeLimits) -> None:
         self._limits = limits
-        self._free: asyncio.Queue[ProcessPoolExecutor | None] = asyncio.Queue()
-        """None stands for a process that can't be started."""
-        self._turn = asyncio.Lock()
-        self._pools: set[ProcessPoolExecutor] = set()
-        self._starts: set[asyncio.Task[None]] = set()
+        self._line = _Line()
+        self._places: list[asyncio.Task[None]] = []
+        self._num_up = 0
+        self._is_closed = False
 
     async def __aenter__(self) -> Self:
-        for _ in range(self._limits.processes):
-            self._start()
+        self._places = [asyncio.create_task(self._serve()) for _ in range(self._limits.processes)]
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        starts = list(self._starts)
-        for start in starts:
-            start.cancel()
-        await asyncio.gather(*starts, return_exceptions=True)
-        while self._pools:
-            _end(self._pools.pop())
+        self._is_closed = True
+        for place in self._places:
+            place.cancel()
+        await asyncio.gather(*self._places, return_exceptions=True)
+        self._line.refuse("the decoder is closed")
 
     async def decode(self, data: bytes) -> Pixels:
         """`decode`, elsewhere. Raises `ImageError` as it does, also where the process dies.
 
-        `too_slow` where no process can be started: that is not the picture's fault.
+        `DecoderUnavailable` where no process can be started: that is not the picture's fault.
         """
         try:
             result = await self._decode_once(data)
@@ -122,63 +178,97 @@ class Decoder:
             return result
         raise ImageError(*result)
 
-    async def _decode_once(self, data: bytes) -> Pixels | tuple[ImageStatus, str]:
+    async def _decode_once(self, data: bytes) -> _Result:
+        if self._is_closed:
+            raise DecoderUnavailable("the decoder is closed")
+        job = _Job(data, asyncio.get_running_loop().create_future())
+        self._line.join(job)
+        try:
+            return await job.answer
+        except asyncio.CancelledError:
+            self._line.leave(job)
+            raise
+
+    async def _serve(self) -> None:
+        """The place of one process: it's started, works off the line, and is replaced, until the decoder is closed."""
         while True:
-            # The lock keeps the order of those who wait; of a queue's whoever comes just then may overtake all.
-            async with self._turn:
-                pool = await self._free.get()
-            if pool is None:
-                self._start()
-                raise ImageError(ImageStatus.TOO_SLOW, "no process to decode in could be started")
             try:
-                work = pool.submit(_decode_or_status, data, self._limits)
-                break
-            except BrokenExecutor:
-                self._replace(pool)  # it died while it had nothing to do
+                await self._serve_once()
+            except Exception:
+                # A place that is lost would never be filled again, and with the last all pictures would hang.
+                log.exception("decoder_place_failed", extra={"retry_seconds": _START_PAUSES[-1]})
+                await asyncio.sleep(_START_PAUSES[-1])
+
+    async def _serve_once(self) -> None:
+        pool = await self._start()
+        if pool is None:
+            if self._num_up == 0:
+                self._line.refuse("no process to decode in could be started")
+            await self._line.wait()
+            return
+        self._num_up += 1
+        try:
+            while await self._work(pool, await self._line.take()):
+                pass
+        finally:
+            self._num_up -= 1
+            _end(pool)
+
+    async def _work(self, pool: ProcessPoolExecutor, job: _Job) -> bool:
+        """Decodes one picture. Returns whether the process is fit for another."""
+        try:
+            work = pool.submit(_decode_or_status, job.data, self._limits)
+        except (RuntimeError, OSError):  # it died while it had nothing to do
+            self._line.put_back(job)
+            return False
         future = asyncio.wrap_future(work)
+        future.add_done_callback(_hear)
         try:
             await asyncio.wait([future], timeout=self._limits.seconds)
             # The work itself is asked: a loop that was held up hears of the deadline and of the end at once.
             if not work.done():
-                raise ImageError(ImageStatus.BAD_IMAGE, f"not decoded within {self._limits.seconds:g} s")
-            result = await future
-        except (BrokenExecutor, ImageError, asyncio.CancelledError):
-            # Whoever is cancelled leaves a process at work: the next picture shouldn't wait for it.
-            self._replace(pool)
-            raise
-        self._free.put_nowait(pool)
-        return result
+                job.fail(ImageError(ImageStatus.BAD_IMAGE, f"not decoded within {self._limits.seconds:g} s"))
+                return False
+            job.succeed(await future)
+        except BrokenExecutor as error:
+            job.fail(error)
+            return False
+        except Exception as error:
+            # What no picture should bring about, such as a lack of memory outside of the decoding.
+            job.fail(ImageError(ImageStatus.BAD_IMAGE, f"the decoder failed: {type(error).__name__}"))
+            return False
+        finally:
+            job.fail(DecoderUnavailable("the decoder is closed"))  # where nothing was answered above
+        return True
 
-    def _replace(self, pool: ProcessPoolExecutor) -> None:
-        if pool in self._pools:  # else the decoder is closed
-            self._pools.remove(pool)
-            _end(pool)
-            self._start()
-
-    def _start(self) -> None:
-        start = asyncio.create_task(self._start_one())
-        self._starts.add(start)
-        start.add_done_callback(self._starts.discard)
-
-    async def _start_one(self) -> None:
+    async def _start(self) -> ProcessPoolExecutor | None:
+        """A process that has answered; None where none can be started."""
         for pause in _START_PAUSES:
-            pool = _new_pool(self._limits)
-            self._pools.add(pool)
+            pool: ProcessPoolExecutor | None = None
+            is_up = False
             try:
+                pool = _new_pool(self._limits)
                 async with asyncio.timeout(_START_SECONDS):
                     await asyncio.get_running_loop().run_in_executor(pool, _answer)
-            except (BrokenExecutor, TimeoutError, OSError) as error:
+                is_up = True
+                return pool
+            except Exception as error:
+                # Of too few descriptors, threads, processes or bytes there are many kinds, and all may pass.
                 log.warning("decoder_start_failed", extra={"error": type(error).__name__, "retry_seconds": pause})
-                self._pools.discard(pool)
-                _end(pool)
-                await asyncio.sleep(pause)
-            else:
-                self._free.put_nowait(pool)
-                return
-        self._free.put_nowait(None)
+            finally:
+                if pool is not None and not is_up:
+                    _end(pool)
+            await asyncio.sleep(pause)
+        return None
 
 
-def _decode_or_status(data: bytes, limits: DecodeLimits) -> Pixels | tuple[ImageStatus, str]:
+def _hear(future: asyncio.Future[_Result]) -> None:
+    """Takes note of how a work ended that nobody may wait for, or asyncio complains that nobody did."""
+    if not future.cancelled():
+        future.exception()
+
+
+def _decode_or_status(data: bytes, limits: DecodeLimits) -> _Result:
     # The error itself doesn't cross the border: its constructor takes two arguments, pickle gives one.
     try:
         return decode(data, limits)

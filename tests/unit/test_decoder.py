@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import multiprocessing
 import os
 import time
@@ -12,10 +13,10 @@ from PIL import Image
 from consumers.image_status import ImageStatus
 from tests.pictures.hand_made import encoded
 from worker import decode as decoding
-from worker.decode import DecodeLimits, Decoder, decode
+from worker.decode import DecodeLimits, Decoder, DecoderUnavailable, decode
 from worker.errors import ImageError
 
-LIMITS = DecodeLimits()
+LIMITS = DecodeLimits(processes=1)
 SMALL = encoded(Image.new("RGB", (224, 224), (200, 30, 30)), "PNG")
 
 
@@ -58,16 +59,22 @@ def test_a_picture_that_kills_is_bad_and_the_next_is_not() -> None:
     asyncio.run(scenario())
 
 
+async def begun() -> None:
+    """Returns when a place that was free has taken what was asked just before."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
 def test_a_picture_that_takes_too_long_costs_its_deadline_only() -> None:
     """A large one ends at the deadline; a small one behind it is decoded, since its own time starts later."""
     large = encoded(Image.new("RGB", (7000, 7000)), "PNG")
 
     async def scenario() -> None:
-        async with Decoder(DecodeLimits(seconds=10)) as decoder:
+        async with Decoder(DecodeLimits(seconds=10, processes=1)) as decoder:
             await decoder.decode(SMALL)  # the process is up
-            decoder._limits = DecodeLimits(seconds=0.02)
+            decoder._limits = DecodeLimits(seconds=0.02, processes=1)
             slow = asyncio.create_task(decoder.decode(large))
-            await asyncio.sleep(0)  # it has begun
+            await begun()
             decoder._limits = LIMITS
             behind = asyncio.create_task(decoder.decode(SMALL))
             with pytest.raises(ImageError) as caught:
@@ -107,7 +114,7 @@ def test_a_picture_that_needs_more_memory_than_there_is_ends_alone() -> None:
     large = encoded(Image.new("RGB", (6000, 6000)), "PNG", compress_level=1)
 
     async def scenario() -> None:
-        async with Decoder(DecodeLimits(memory_bytes=64 << 20)) as decoder:
+        async with Decoder(DecodeLimits(memory_bytes=64 << 20, processes=1)) as decoder:
             await decoder.decode(SMALL)
             processes = set(multiprocessing.active_children())
             with pytest.raises(ImageError) as caught:
@@ -134,10 +141,16 @@ def test_the_largest_picture_fits_into_the_memory_that_is_allowed(format: str) -
     data = encoded(image, format, **options[format])
 
     async def scenario() -> None:
-        async with Decoder(DecodeLimits(seconds=120)) as decoder:
+        async with Decoder(DecodeLimits(seconds=120, processes=1)) as decoder:
             assert (await decoder.decode(data)).values.shape == (3, 224, 224)
 
     asyncio.run(scenario())
+
+
+async def all_up(decoder: Decoder) -> None:
+    """Returns when each place has its process, and no process is left over from before."""
+    while decoder._num_up < decoder._limits.processes:  # noqa: ASYNC110 - the decoder has no use for an event
+        await asyncio.sleep(0.01)
 
 
 def _slow_prepare(memory_bytes: int) -> None:
@@ -149,7 +162,7 @@ def test_a_process_that_starts_slowly_is_no_pictures_fault(monkeypatch: pytest.M
     monkeypatch.setattr(decoding, "_prepare", _slow_prepare)
 
     async def scenario() -> None:
-        async with Decoder(DecodeLimits(seconds=1)) as decoder:
+        async with Decoder(DecodeLimits(seconds=1, processes=1)) as decoder:
             wanted = decode(SMALL, LIMITS).digest
             assert (await decoder.decode(SMALL)).digest == wanted
             for process in multiprocessing.active_children():
@@ -165,10 +178,10 @@ def test_processes_start_before_they_are_needed() -> None:
 
     async def scenario() -> None:
         async with Decoder(DecodeLimits(processes=2)) as decoder:
-            await asyncio.gather(*decoder._starts)
+            await all_up(decoder)
             with pytest.raises(ImageError):
                 await decoder.decode(Killer())
-            await asyncio.gather(*decoder._starts)
+            await all_up(decoder)
             before = set(multiprocessing.active_children())
             await decoder.decode(SMALL)
             assert set(multiprocessing.active_children()) == before
@@ -180,11 +193,11 @@ def test_a_loop_that_was_held_up_blames_no_picture() -> None:
     """It hears of the deadline and of the result at once: the result was in time."""
 
     async def scenario() -> None:
-        async with Decoder(DecodeLimits(seconds=10)) as decoder:
+        async with Decoder(DecodeLimits(seconds=10, processes=1)) as decoder:
             await decoder.decode(SMALL)
-            decoder._limits = DecodeLimits(seconds=1)
+            decoder._limits = DecodeLimits(seconds=1, processes=1)
             pending = asyncio.create_task(decoder.decode(SMALL))
-            await asyncio.sleep(0)
+            await begun()
             time.sleep(1.5)  # noqa: ASYNC251 - this is what holds the loop up
             assert (await pending).digest == decode(SMALL, LIMITS).digest
 
@@ -203,7 +216,7 @@ def test_where_no_process_starts_no_picture_is_called_bad(monkeypatch: pytest.Mo
     async def scenario() -> None:
         async with Decoder(LIMITS) as decoder:
             for _ in range(2):
-                with pytest.raises(ImageError) as caught:
+                with pytest.raises(DecoderUnavailable) as caught:
                     await decoder.decode(SMALL)
                 assert caught.value.status is ImageStatus.TOO_SLOW
             monkeypatch.undo()
@@ -212,3 +225,106 @@ def test_where_no_process_starts_no_picture_is_called_bad(monkeypatch: pytest.Mo
             assert (await decoder.decode(SMALL)).digest == decode(SMALL, LIMITS).digest
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("trouble", [OSError(24, "Too many open files"), RuntimeError("can't start new thread")])
+@pytest.mark.parametrize("at", ["its making", "its first picture"])
+def test_a_shortage_that_passes_leaves_no_place_empty(
+    monkeypatch: pytest.MonkeyPatch, trouble: Exception, at: str
+) -> None:
+    """Of descriptors or threads, in the moment when a process is replaced: it's told, and the next is tried anew."""
+
+    def refused(*_: object) -> None:
+        raise trouble
+
+    async def scenario() -> None:
+        async with Decoder(DecodeLimits(processes=2)) as decoder:
+            await all_up(decoder)
+            monkeypatch.setattr(decoding, "_START_PAUSES", (0.01, 0.01))
+            if at == "its making":
+                monkeypatch.setattr(decoding, "_new_pool", refused)
+            else:
+                monkeypatch.setattr(decoding.ProcessPoolExecutor, "_start_executor_manager_thread", refused)
+            for process in multiprocessing.active_children():
+                process.kill()
+                process.join()
+            for _ in range(3):
+                with pytest.raises(DecoderUnavailable):
+                    await decoder.decode(SMALL)
+            monkeypatch.undo()
+            with contextlib.suppress(DecoderUnavailable):
+                await decoder.decode(SMALL)  # a start may have failed just before
+            assert (await decoder.decode(SMALL)).digest == decode(SMALL, LIMITS).digest
+            await all_up(decoder)
+
+    asyncio.run(asyncio.wait_for(scenario(), 60))
+
+
+def test_whoever_is_cancelled_costs_no_process() -> None:
+    """What is at work is worked off, and what waits leaves the line."""
+    large = encoded(Image.new("RGB", (3000, 3000)), "PNG")
+
+    async def scenario() -> None:
+        async with Decoder(LIMITS) as decoder:
+            await decoder.decode(SMALL)
+            processes = set(multiprocessing.active_children())
+            for _ in range(5):
+                tasks = [asyncio.create_task(decoder.decode(large)) for _ in range(3)]
+                await asyncio.sleep(0.02)
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+                assert not decoder._line._jobs
+            assert (await decoder.decode(SMALL)).digest == decode(SMALL, LIMITS).digest
+            assert set(multiprocessing.active_children()) == processes
+
+    asyncio.run(asyncio.wait_for(scenario(), 60))
+
+
+def test_a_deadline_holds_for_what_nobody_waits_for() -> None:
+    """A picture that hangs its process doesn't hold it for good because its post has gone on."""
+
+    async def scenario() -> None:
+        async with Decoder(DecodeLimits(seconds=0.2, processes=1)) as decoder:
+            await all_up(decoder)
+            task = asyncio.create_task(decoder.decode(Sleeper()))
+            await asyncio.sleep(0.05)
+            task.cancel()
+            assert (await decoder.decode(SMALL)).digest == decode(SMALL, LIMITS).digest
+
+    asyncio.run(asyncio.wait_for(scenario(), 30))
+
+
+class Sleeper(bytes):
+    """Bytes that take a minute to unpickle."""
+
+    def __reduce__(self) -> tuple[object, tuple[int]]:
+        return time.sleep, (60,)
+
+
+def test_nothing_is_left_behind_by_a_close(caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever waits or is at work is told; no process is started any more, and asyncio has nothing to complain of."""
+
+    async def scenario() -> None:
+        async with Decoder(DecodeLimits(seconds=1, processes=2)) as decoder:
+            await all_up(decoder)
+            before = set(multiprocessing.active_children())
+            slow = asyncio.create_task(decoder.decode(Sleeper()))
+            with pytest.raises(ImageError):
+                await slow
+            cancelled = asyncio.create_task(decoder.decode(Killer()))
+            await asyncio.sleep(0)
+            cancelled.cancel()
+            tasks = [asyncio.create_task(decoder.decode(Sleeper())) for _ in range(5)]
+            await asyncio.sleep(0.1)
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert {type(result) for result in results} == {DecoderUnavailable}
+        with pytest.raises(DecoderUnavailable):
+            await decoder.decode(SMALL)
+        await asyncio.sleep(0.3)
+        assert not before & set(multiprocessing.active_children())
+        assert not multiprocessing.active_children()
+
+    asyncio.run(asyncio.wait_for(scenario(), 30))
+    gc.collect()
+    assert not [record for record in caplog.records if record.name == "asyncio"]
