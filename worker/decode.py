@@ -37,16 +37,18 @@ class DecodeLimits:
 
     `memory_bytes` is what a process may allocate for a picture, beyond what it has at its start; the
     costliest picture of `max_pixels`, a see-through WebP, takes 800 MB. `seconds` is the time of the
-    decoding alone: neither the wait for a process nor a process' start counts.
+    decoding alone: neither the wait for a process nor a process' start counts. `max_waiting_bytes` is how
+    much may wait for a process: one more picture is refused.
     """
 
     max_pixels: int = MAX_PIXELS
     memory_bytes: int = 1 << 30
     seconds: float = 10.0
     processes: int = 1
+    max_waiting_bytes: int = 128 << 20
 
     def __post_init__(self) -> None:
-        for name in ("max_pixels", "memory_bytes", "seconds", "processes"):
+        for name in ("max_pixels", "memory_bytes", "seconds", "processes", "max_waiting_bytes"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
 
@@ -100,23 +102,33 @@ class _Job:
 
 
 class _Line:
-    """The pictures that wait for a process."""
+    """The pictures that wait for a process, up to so many bytes of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._num_bytes = 0
         self._jobs: deque[_Job] = deque()
         self._come = asyncio.Event()
 
     def join(self, job: _Job) -> None:
+        """Raises `DecoderUnavailable` where too much waits already."""
+        if self._jobs and self._num_bytes + len(job.data) > self._max_bytes:
+            raise DecoderUnavailable(f"{self._num_bytes} bytes of pictures wait already")
         self._jobs.append(job)
-        self._come.set()
+        self._joined(job)
 
     def put_back(self, job: _Job) -> None:
         self._jobs.appendleft(job)
+        self._joined(job)
+
+    def _joined(self, job: _Job) -> None:
+        self._num_bytes += len(job.data)
         self._come.set()
 
     def leave(self, job: _Job) -> None:
         if job in self._jobs:  # else it's at work
             self._jobs.remove(job)
+            self._num_bytes -= len(job.data)
 
     async def wait(self) -> None:
         while not self._jobs:
@@ -125,11 +137,16 @@ class _Line:
 
     async def take(self) -> _Job:
         await self.wait()
-        return self._jobs.popleft()
+        return self._next()
+
+    def _next(self) -> _Job:
+        job = self._jobs.popleft()
+        self._num_bytes -= len(job.data)
+        return job
 
     def refuse(self, reason: str) -> None:
         while self._jobs:
-            self._jobs.popleft().fail(DecoderUnavailable(reason))
+            self._next().fail(DecoderUnavailable(reason))
 
 
 class Decoder:
@@ -143,7 +160,7 @@ class Decoder:
 
     def __init__(self, limits: DecodeLimits) -> None:
         self._limits = limits
-        self._line = _Line()
+        self._line = _Line(limits.max_waiting_bytes)
         self._places: list[asyncio.Task[None]] = []
         self._num_up = 0
         self._is_closed = False
@@ -164,7 +181,7 @@ class Decoder:
     async def decode(self, data: bytes) -> Pixels:
         """`decode`, elsewhere. Raises `ImageError` as it does, also where the process dies.
 
-        `DecoderUnavailable` where no process can be started: that is not the picture's fault.
+        `DecoderUnavailable` where no process can be started or too much waits: that is not the picture's fault.
         """
         try:
             result = await self._decode_once(data)

@@ -104,7 +104,7 @@ def test_whoever_waits_longest_is_next() -> None:
 
 def test_the_limits_are_of_what_makes_sense() -> None:
     """A limit of nothing would refuse everything."""
-    for name in ("max_pixels", "memory_bytes", "seconds", "processes"):
+    for name in ("max_pixels", "memory_bytes", "seconds", "processes", "max_waiting_bytes"):
         with pytest.raises(ValueError, match=name):
             DecodeLimits(**{name: 0})
 
@@ -328,3 +328,23 @@ def test_nothing_is_left_behind_by_a_close(caplog: pytest.LogCaptureFixture) -> 
     asyncio.run(asyncio.wait_for(scenario(), 30))
     gc.collect()
     assert not [record for record in caplog.records if record.name == "asyncio"]
+
+
+def test_no_more_waits_than_is_allowed() -> None:
+    """Counted in bytes: what doesn't fit is refused at once, what leaves the line or is decoded makes room."""
+    max_bytes = 3 * len(SMALL) + 10
+
+    async def scenario() -> None:
+        async with Decoder(DecodeLimits(processes=1, max_waiting_bytes=max_bytes)) as decoder:
+            tasks = [asyncio.create_task(decoder.decode(SMALL)) for _ in range(3)]
+            await asyncio.sleep(0)
+            with pytest.raises(DecoderUnavailable, match="wait"):
+                await asyncio.wait_for(decoder.decode(SMALL), 0.05)
+            tasks.pop().cancel()
+            await asyncio.sleep(0)
+            tasks.append(asyncio.create_task(decoder.decode(SMALL)))
+            assert len(await asyncio.gather(*tasks)) == 3
+            assert decoder._line._num_bytes == 0
+            await decoder.decode(SMALL + bytes(max_bytes))  # nothing else waits
+
+    asyncio.run(asyncio.wait_for(scenario(), 60))
