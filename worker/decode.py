@@ -4,9 +4,11 @@ Nothing here imports torch: a decoding process starts in a tenth of a second, an
 """
 
 import asyncio
+import ctypes
 import hashlib
 import logging
 import multiprocessing
+import os
 import resource
 import signal
 import sys
@@ -26,6 +28,7 @@ from worker.errors import ImageError
 
 log = logging.getLogger("nametag.decode")
 
+_PR_SET_PDEATHSIG = 1
 _START_SECONDS = 60.0
 _START_PAUSES = (0.1, 1.0, 5.0)
 """Before a process that didn't start is tried again; after the last the pictures that wait are told."""
@@ -305,12 +308,24 @@ def _new_pool(limits: DecodeLimits) -> ProcessPoolExecutor:
 
 def _prepare(memory_bytes: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _die_with_parent()
     # A picture that kills its process would leave a core as large as its memory, each time.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if sys.platform == "linux":  # elsewhere the limit isn't kept, or can't be set
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         most = pages * resource.getpagesize() + memory_bytes
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
+
+
+def _die_with_parent() -> None:
+    """A worker that is killed can't end its processes, and they would wait for it for good."""
+    parent = multiprocessing.parent_process()
+    if parent is None or sys.platform != "linux":
+        return
+    # Of the thread that started the process, to be exact: the event loop's, which ends with the worker.
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent.pid:  # it was gone before this took effect
+        os._exit(1)
 
 
 def _end(pool: ProcessPoolExecutor) -> None:

@@ -5,7 +5,11 @@ import contextlib
 import gc
 import multiprocessing
 import os
+import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -348,3 +352,33 @@ def test_no_more_waits_than_is_allowed() -> None:
             await decoder.decode(SMALL + bytes(max_bytes))  # nothing else waits
 
     asyncio.run(asyncio.wait_for(scenario(), 60))
+
+
+KILLED = """
+import asyncio, multiprocessing, os
+from worker.decode import DecodeLimits, Decoder
+async def scenario():
+    async with Decoder(DecodeLimits(processes=1)) as decoder:
+        while not decoder._num_up:
+            await asyncio.sleep(0.01)
+        print(multiprocessing.active_children()[0].pid, flush=True)
+        os.kill(os.getpid(), 9)
+if __name__ == "__main__":
+    asyncio.run(scenario())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a process hears of its parent's death on Linux only")
+def test_a_killed_worker_leaves_no_process(tmp_path: Path) -> None:
+    """Which would wait for pictures for good, and hold its memory."""
+    script = tmp_path / "killed.py"
+    script.write_text(KILLED)
+    told = tmp_path / "told"
+    with told.open("wb") as out:  # a pipe would be held open by what is left
+        done = subprocess.run([sys.executable, script], stdout=out, env={**os.environ, "PYTHONPATH": "."}, check=False)
+    assert done.returncode == -signal.SIGKILL
+    stat = Path(f"/proc/{int(told.read_text())}/stat")
+    deadline = time.monotonic() + 10
+    while stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z":
+        assert time.monotonic() < deadline, "the decoding process is still there"
+        time.sleep(0.05)
