@@ -19,6 +19,9 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "AVIF")
 _MAX_SCANS = 50
 """Of a JPEG; cameras write one and encoders about ten. A scan of nothing costs a byte and a pass over the picture."""
 
+_MAX_HEAD_PARTS = 100
+"""Of a JPEG before its size: tables, and a profile or film cut into parts."""
+
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
 """The next marker of a JPEG: not a stuffed byte, a restart or a fill byte."""
@@ -63,6 +66,43 @@ def first_frame(data: bytes, formats: tuple[str, ...] = FORMATS) -> FirstFrame:
         return _WALKS[format](data) if format in _WALKS else FirstFrame(format=format, data=data)
     except (IndexError, struct.error) as error:
         raise PictureError(f"the {format} breaks off") from error
+
+
+def declared_pixels(data: bytes) -> int:
+    """How many pixels the head of a file claims; 0 where it can't be told. A guess, for whoever plans the work."""
+    format = _tell_format(data)
+    try:
+        if format == "PNG":
+            width, height = struct.unpack_from(">II", data, 16)
+        elif format == "GIF":
+            width, height = struct.unpack_from("<HH", data, 6)
+        elif format == "JPEG":
+            height, width = struct.unpack_from(">HH", data, _jpeg_frame_at(data) + 5)
+        elif format == "WEBP" and data[12:16] == b"VP8X":
+            width, height = (1 + int.from_bytes(data[at : at + 3], "little") for at in (24, 27))
+        elif format == "WEBP" and data[12:16] == b"VP8L":
+            bits = int.from_bytes(data[21:25], "little")
+            width, height = 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+        elif format == "WEBP":
+            width, height = (side & 0x3FFF for side in struct.unpack_from("<HH", data, 26))
+        elif format == "AVIF":
+            width, height = struct.unpack_from(">II", data, data.index(b"ispe", 0, 4096) + 8)
+        else:
+            return 0
+    except (ValueError, struct.error):
+        return 0
+    return int(width * height)
+
+
+def _jpeg_frame_at(data: bytes) -> int:
+    """Where the frame header of a JPEG stands. Raises `ValueError` where there is none."""
+    at = 2
+    for _ in range(_MAX_HEAD_PARTS):
+        marker, length = struct.unpack_from(">HH", data, at)
+        if 0xFFC0 <= marker <= 0xFFCF and marker not in (0xFFC4, 0xFFC8, 0xFFCC):
+            return at
+        at += 2 + length
+    raise ValueError("no frame header")
 
 
 def _tell_format(data: bytes) -> str | None:

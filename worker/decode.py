@@ -14,7 +14,7 @@ import signal
 import sys
 from collections import deque
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -23,11 +23,15 @@ import numpy as np
 
 from consumers.image_status import ImageStatus
 from model.errors import PictureError, PictureTooLarge, PictureUnsupported
+from model.first_frame import declared_pixels
 from model.pixels import MAX_PIXELS, read_pixels
 from worker.errors import ImageError
 
 log = logging.getLogger("nametag.decode")
 
+_SMALL_PIXELS = 4_000_000
+_SMALL_BYTES = 1 << 20
+_TURNS = 4
 _PR_SET_PDEATHSIG = 1
 _START_SECONDS = 60.0
 _START_PAUSES = (0.1, 1.0, 5.0)
@@ -47,7 +51,7 @@ class DecodeLimits:
     max_pixels: int = MAX_PIXELS
     memory_bytes: int = 1 << 30
     seconds: float = 10.0
-    processes: int = 1
+    processes: int = min(2, os.cpu_count() or 1)
     max_waiting_bytes: int = 128 << 20
 
     def __post_init__(self) -> None:
@@ -94,6 +98,10 @@ _Result = Pixels | tuple[ImageStatus, str]
 class _Job:
     data: bytes
     answer: asyncio.Future[_Result]
+    is_small: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.is_small = len(self.data) <= _SMALL_BYTES and declared_pixels(self.data) <= _SMALL_PIXELS
 
     def succeed(self, result: _Result) -> None:
         if not self.answer.done():  # else nobody waits any more
@@ -105,36 +113,50 @@ class _Job:
 
 
 class _Line:
-    """The pictures that wait for a process, up to so many bytes of them."""
+    """The pictures that wait for a process, up to so many bytes of them.
+
+    While small and large ones wait, of `_TURNS` one is a large one's: a few large ones, of two seconds each, don't
+    hold up the many, and are decoded all the same.
+    """
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._num_bytes = 0
-        self._jobs: deque[_Job] = deque()
+        self._small: deque[_Job] = deque()
+        self._large: deque[_Job] = deque()
+        self._num_passed = 0
+        """Small ones that went since a large one could have gone."""
         self._come = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self._small) + len(self._large)
 
     def join(self, job: _Job) -> None:
         """Raises `DecoderUnavailable` where too much waits already."""
-        if self._jobs and self._num_bytes + len(job.data) > self._max_bytes:
+        if len(self) and self._num_bytes + len(job.data) > self._max_bytes:
             raise DecoderUnavailable(f"{self._num_bytes} bytes of pictures wait already")
-        self._jobs.append(job)
+        self._of_size(job).append(job)
         self._joined(job)
 
     def put_back(self, job: _Job) -> None:
-        self._jobs.appendleft(job)
+        self._of_size(job).appendleft(job)
         self._joined(job)
+
+    def _of_size(self, job: _Job) -> deque[_Job]:
+        return self._small if job.is_small else self._large
 
     def _joined(self, job: _Job) -> None:
         self._num_bytes += len(job.data)
         self._come.set()
 
     def leave(self, job: _Job) -> None:
-        if job in self._jobs:  # else it's at work
-            self._jobs.remove(job)
+        jobs = self._of_size(job)
+        if job in jobs:  # else it's at work
+            jobs.remove(job)
             self._num_bytes -= len(job.data)
 
     async def wait(self) -> None:
-        while not self._jobs:
+        while not len(self):
             self._come.clear()
             await self._come.wait()
 
@@ -143,12 +165,14 @@ class _Line:
         return self._next()
 
     def _next(self) -> _Job:
-        job = self._jobs.popleft()
+        is_small = bool(self._small) and (not self._large or self._num_passed < _TURNS - 1)
+        self._num_passed = self._num_passed + 1 if is_small and self._large else 0
+        job = (self._small if is_small else self._large).popleft()
         self._num_bytes -= len(job.data)
         return job
 
     def refuse(self, reason: str) -> None:
-        while self._jobs:
+        while len(self):
             self._next().fail(DecoderUnavailable(reason))
 
 

@@ -278,7 +278,7 @@ def test_whoever_is_cancelled_costs_no_process() -> None:
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
-                assert not decoder._line._jobs
+                assert not len(decoder._line)
             assert (await decoder.decode(SMALL)).digest == decode(SMALL, LIMITS).digest
             assert set(multiprocessing.active_children()) == processes
 
@@ -382,3 +382,27 @@ def test_a_killed_worker_leaves_no_process(tmp_path: Path) -> None:
     while stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z":
         assert time.monotonic() < deadline, "the decoding process is still there"
         time.sleep(0.05)
+
+
+def test_small_pictures_go_first_and_large_ones_go_too() -> None:
+    """A few of fifty megapixels don't hold up the many, and three small ones pass a large one at most."""
+    large = encoded(Image.new("L", (3000, 3000)), "PNG")
+    order: list[str] = []
+
+    async def come(decoder: Decoder, name: str, data: bytes) -> None:
+        await decoder.decode(data)
+        order.append(name)
+
+    async def scenario() -> None:
+        async with Decoder(DecodeLimits(processes=1)) as decoder:
+            await asyncio.gather(
+                *[come(decoder, "large", large) for _ in range(4)], *[come(decoder, "small", SMALL) for _ in range(9)]
+            )
+
+    asyncio.run(asyncio.wait_for(scenario(), 60))
+    assert order == [*(["small"] * 3 + ["large"]) * 3, "large"]
+
+
+def test_two_decode_at_once_where_there_are_cores() -> None:
+    """One picture of two seconds doesn't stop all others."""
+    assert DecodeLimits().processes == min(2, os.cpu_count() or 1)

@@ -1,5 +1,6 @@
 """A file that breaks off anywhere is found out, and what stands behind the first frame isn't read."""
 
+import io
 import time
 import zlib
 
@@ -8,7 +9,7 @@ import pytest
 from PIL import Image
 
 from model.errors import PictureError, PictureUnsupported
-from model.first_frame import first_frame
+from model.first_frame import declared_pixels, first_frame
 from model.pixels import read_pixels
 from tests.pictures.hand_made import (
     GREY,
@@ -223,3 +224,11 @@ def test_another_format_is_named(data: bytes, format: str) -> None:
 def test_what_is_no_picture_is_refused(data: bytes) -> None:
     """Text, other files, and pictures without anything in them."""
     assert seen(data) is None
+
+
+@pytest.mark.parametrize("kind", STILLS)
+def test_what_a_picture_declares_is_told_from_its_head(kind: str) -> None:
+    """Whoever plans the work needs to know before it is decoded."""
+    with Image.open(io.BytesIO(STILLS[kind])) as image:
+        assert declared_pixels(STILLS[kind]) == image.width * image.height
+    assert declared_pixels(STILLS[kind][:8]) == 0
