@@ -122,8 +122,8 @@ def _tell_format(data: bytes) -> str | None:
 
 def _jpeg(data: bytes) -> FirstFrame:
     """Without the profiles, thumbnails and second pictures, up to the end marker, which has to be there."""
-    kept, exif, num_scans, frame, last, at = [data[:2]], b"", 0, 0, 0, 2
-    num_parts = num_scan_parts = 0
+    kept, exif, last, at = [data[:2]], b"", 0, 2
+    frame, frame_body, scans = 0, b"", list[bytes]()
     while True:
         found = _MARKER.search(data, at)
         if found is None:
@@ -144,16 +144,36 @@ def _jpeg(data: bytes) -> FirstFrame:
         elif marker in (0xE0, 0xEE) or not (0xE0 <= marker <= 0xEF or marker == 0xFE):
             kept.append(data[found.start() : at])
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            frame, num_parts = marker, body[5]
+            frame, frame_body = marker, body
         elif marker == 0xDA:
-            num_scans, num_scan_parts = num_scans + 1, body[0]
-    if num_scans > _MAX_SCANS:
-        raise PictureError(f"the JPEG has {num_scans} scans")
-    is_one_scan = frame in (0xC0, 0xC1) and num_scans == 1 and num_parts == num_scan_parts and last == 0xDA
+            scans.append(body)
+            if len(scans) > _MAX_SCANS:
+                raise PictureError(f"the JPEG has more than {_MAX_SCANS} scans")
+    if not _are_complete(scans, frame_body, is_progressive=frame in (0xC2, 0xCA)):
+        raise PictureError("the JPEG lacks scans")
+    is_one_scan = frame in (0xC0, 0xC1) and len(scans) == 1 and last == 0xDA
     # libjpeg greys out what a scan lacks before the end marker, but waits for it where there is none. Its
     # look-ahead wants eight bytes more than it uses: ones, which no code is made of, stand for two blocks at most.
     kept.append(b"\xff\x00" * 8 if is_one_scan else b"\xff\xd9")
     return FirstFrame(format="JPEG", data=b"".join(kept), exif=exif)
+
+
+def _are_complete(scans: list[bytes], frame: bytes, *, is_progressive: bool) -> bool:
+    """Whether the scans bring each coefficient of each component down to its last bit (T.81, G.1.1.1).
+
+    A decoder is content with any of them, and shows the rest coarse or grey.
+    """
+    components = {frame[6 + 3 * number] for number in range(frame[5])}
+    shifts: dict[tuple[int, int], int] = {}
+    """By component and coefficient: how many of its lower bits are still to come."""
+    for scan in scans:
+        first, last, bits = (scan[-3], scan[-2], scan[-1]) if is_progressive else (0, 63, 0)
+        high, low = bits >> 4, bits & 15
+        for component in scan[1 : 1 + 2 * scan[0] : 2]:
+            for number in range(first, min(last, 63) + 1):
+                if high in (0, shifts.get((component, number))):
+                    shifts[component, number] = low
+    return all(shifts.get((component, number)) == 0 for component in components for number in range(64))
 
 
 def _png(data: bytes) -> FirstFrame:

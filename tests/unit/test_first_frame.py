@@ -3,6 +3,7 @@
 import io
 import time
 import zlib
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -106,6 +107,34 @@ def test_a_scan_that_is_short_is_refused_though_the_end_marker_is_there(kind: st
     differs = np.any([(values != read(whole)).any(axis=0) for values in taken], axis=0)
     rows, columns = np.nonzero(differs)
     assert rows.min() * 24 // 224 >= 14 and columns.min() * 24 // 224 >= 6
+
+
+PHOTO = Image.fromarray(NOISE).resize((200, 140), Image.Resampling.BICUBIC)
+
+
+@pytest.mark.parametrize("quality", [1, 30, 75, 95, 100])
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
+@pytest.mark.parametrize("size", [(1, 1), (7, 9), (16, 16), (17, 33), (200, 140)])
+def test_a_sound_progressive_jpeg_is_taken(quality: int, subsampling: str, size: tuple[int, int]) -> None:
+    """As encoders write them: of any size, in colour and grey, with restarts and without."""
+    image = PHOTO.resize(size)
+    options = {"quality": quality, "progressive": True, "subsampling": subsampling}
+    for mode in ("RGB", "L", "CMYK"):
+        for more in ({}, {"optimize": True}, {"restart_marker_blocks": 2}, {"restart_marker_rows": 1}):
+            assert seen(encoded(image.convert(mode), "JPEG", **options, **more)) is not None
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_a_progressive_jpeg_that_lacks_a_scan_is_refused(mode: str) -> None:
+    """Though it has its end marker: a decoder would show it coarse, or without its colours."""
+    whole = encoded(PHOTO.convert(mode), "JPEG", quality=85, progressive=True)
+    starts = [at for at in range(len(whole)) if whole[at : at + 2] == b"\xff\xda"]
+    assert len(starts) > 4
+    for start, end in pairwise([*starts, len(whole) - 2]):
+        # The tables of the next scan stand behind this one's data.
+        table = whole.find(b"\xff\xc4", start, end)
+        assert seen(whole[:start] + whole[end if table < 0 else table :]) is None
+        assert seen(whole[:start] + b"\xff\xd9") is None
 
 
 @pytest.mark.parametrize("kind", ["GIF", "PNG", "interlaced PNG", "PNG of 16 bits"])
