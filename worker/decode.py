@@ -25,7 +25,7 @@ from consumers.image_status import ImageStatus
 from model.errors import PictureError, PictureTooLarge, PictureUnsupported
 from model.first_frame import declared_pixels
 from model.pixels import MAX_PIXELS, read_pixels
-from worker.errors import ImageError
+from worker.errors import ImageError, NothingLearnt
 
 log = logging.getLogger("nametag.decode")
 
@@ -84,7 +84,7 @@ def decode(data: bytes, limits: DecodeLimits) -> Pixels:
     return Pixels(values, hashlib.sha256(values.tobytes()).hexdigest())
 
 
-class DecoderUnavailable(ImageError):
+class DecoderUnavailable(NothingLearnt):
     """Raised when there is nothing to decode with just now. It says nothing of the picture."""
 
     def __init__(self, detail: str) -> None:

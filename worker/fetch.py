@@ -32,7 +32,7 @@ from worker.addresses import (
     look_up,
     redirected,
 )
-from worker.errors import ImageError
+from worker.errors import ImageError, NothingLearnt
 from worker.hosts import HostFailure, HostLimits, Hosts, seconds_asked
 from worker.retry import RetryPolicy, retry
 from worker.wire import TooMuchWork, WatchedConnector
@@ -296,17 +296,17 @@ def _refused(code: int, retry_after: str | None) -> ImageError:
 
 def _unresolved(error: OSError) -> ImageError:
     if isinstance(error, NoAnswer):  # not tried again, since that would hold another thread for as long
-        return ImageError(ImageStatus.HOST_DOWN, "no name server answers in time")
+        return NothingLearnt(ImageStatus.HOST_DOWN, "no name server answers in time")
     # A name server's trouble, or this machine's where it has no files or memory left; nothing that the name is.
     if error.errno in (socket.EAI_AGAIN, socket.EAI_SYSTEM, socket.EAI_MEMORY) or not isinstance(
         error, socket.gaierror
     ):
-        return ImageError(ImageStatus.HOST_DOWN, "no name server answers", retriable=True)
+        return NothingLearnt(ImageStatus.HOST_DOWN, "no name server answers", retriable=True)
     return ImageError(ImageStatus.NOT_FOUND, "the host's name can't be resolved")
 
 
 def _own_trouble() -> ImageError:
-    return ImageError(ImageStatus.HOST_DOWN, "no connection can be made here", retriable=True)
+    return NothingLearnt(ImageStatus.HOST_DOWN, "no connection can be made here", retriable=True)
 
 
 def _unconnected(error: aiohttp.ClientConnectorError) -> ImageError:
@@ -316,7 +316,7 @@ def _unconnected(error: aiohttp.ClientConnectorError) -> ImageError:
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return _unresolved(cause)
     if isinstance(error, aiohttp.ClientProxyConnectionError):
-        return ImageError(ImageStatus.HOST_DOWN, "the proxy can't be reached", retriable=True)
+        return NothingLearnt(ImageStatus.HOST_DOWN, "the proxy can't be reached", retriable=True)
     if cause.errno in _OWN_TROUBLE:
         return _own_trouble()
     if isinstance(error, aiohttp.ClientSSLError):

@@ -35,10 +35,10 @@ class HostLimits:
 
     `per_host` is to be well below `overall`, or one slow host can hold all turns; `per_domain` is for all hosts of
     a registered domain, whose owner can have as many as he likes. Unset, it is four hosts' turns, but no more than
-    half of all. A breaker opens after
-    `failures_to_open` failures in a row, for `open_seconds` shortened by up to a half at random, and twice as
-    long each time that it fails to close, up to `longest_open_seconds`. A host is waited for as long as it
-    asks, up to `longest_wait_seconds`. Of hosts in trouble the latest `max_hosts` are remembered.
+    half of all. A breaker opens after `failures_to_open` failures in a row, for `open_seconds` shortened by up to a
+    half at random, and twice as long each time that it fails to close, up to `longest_open_seconds`. A host is
+    waited for as long as it asks, up to `longest_wait_seconds`. Of hosts in trouble the latest `max_hosts` are
+    remembered.
     """
 
     per_host: int = 8
