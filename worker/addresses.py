@@ -43,6 +43,7 @@ _SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*:")
 _LABEL = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
 _NAME = re.compile(rf"{_LABEL}(\.{_LABEL})*\.?")
 _LONGEST_NAME = 253
+_ORIGIN = re.compile(r"https?://[^/?#@\\\s\x00-\x1f\x7f*%]+(?<!:)/?", re.IGNORECASE)
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _THREADS = 32
 _THREADS_PER_DOMAIN = 4
@@ -118,6 +119,36 @@ def redirected(url: URL, location: str) -> str:
         return str(url.join(URL(location)))
     except Exception as error:  # as broad as in `checked_url`, and for the same reason
         raise BlockedAddress("a redirect to nowhere") from error
+
+
+def allowed_origin(text: str) -> URL:
+    """An origin that is exempt from the guard. Raises `ValueError` where it is none, or more than one."""
+    try:
+        url = URL(text)
+        host, port, has_user = url.raw_host or "", url.port, url.user is not None or url.password is not None
+    except Exception as error:  # as broad as in `checked_url`
+        raise ValueError("no URL") from error
+    is_plain = _ORIGIN.fullmatch(text) is not None and url.path in ("", "/") and not has_user and bool(port)
+    is_bracketed = "[" in text
+    if not is_plain or is_bracketed != (":" in host) or not _is_host(host):
+        raise ValueError("no origin")
+    return url.origin()
+
+
+def _is_host(host: str) -> bool:
+    if ":" in host or _NUMBER.fullmatch(host.rstrip(".").rpartition(".")[2]):
+        try:
+            ipaddress.ip_address(host)
+        except ValueError:
+            return False
+        return True
+    if len(host) > _LONGEST_NAME or not _NAME.fullmatch(host):
+        return False
+    try:
+        host.encode("ascii").decode("idna")
+    except UnicodeError:
+        return False
+    return True
 
 
 def _check_host(host: str, *, is_bracketed: bool) -> None:

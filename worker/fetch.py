@@ -27,6 +27,7 @@ from worker.addresses import (
     LookUps,
     NoAnswer,
     Resolver,
+    allowed_origin,
     checked_url,
     guarded_socket,
     look_up,
@@ -34,6 +35,7 @@ from worker.addresses import (
 )
 from worker.errors import ImageError, NothingLearnt
 from worker.hosts import HostFailure, HostLimits, Hosts, seconds_asked
+from worker.limits import LONGEST_SECONDS, check_number
 from worker.retry import RetryPolicy, retry
 from worker.wire import TooMuchWork, WatchedConnector
 
@@ -52,6 +54,16 @@ _OWN_TROUBLE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOME
 """Errors of a connection that say nothing of the host."""
 _KEPT_SECONDS = 5.0
 _MAX_IDLE = 64
+_MOST = {
+    "total_seconds": LONGEST_SECONDS,
+    "attempts": 100,
+    "connect_seconds": LONGEST_SECONDS,
+    "idle_seconds": LONGEST_SECONDS,
+    "least_rate": 1e9,
+    "rate_grace_seconds": LONGEST_SECONDS,
+    "max_image_bytes": 2**31,
+    "max_url_length": 1_000_000,
+}
 _CONTACT = re.compile(r"[!-'*-~]+")
 
 
@@ -84,24 +96,24 @@ class FetchLimits:
     allow_origins: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
-        for name in (
-            "total_seconds",
-            "attempts",
-            "connect_seconds",
-            "idle_seconds",
-            "least_rate",
-            "rate_grace_seconds",
-            "max_image_bytes",
-            "max_url_length",
-        ):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
-        if self.max_redirects < 0:
-            raise ValueError(f"max_redirects must be at least 0, not {self.max_redirects}")
+        for name, most in _MOST.items():
+            check_number(name, getattr(self, name), most=most)
+        check_number("max_redirects", self.max_redirects, least=0, most=100)
+        for origin in self.allow_origins:
+            try:
+                allowed_origin(origin)
+            except ValueError:
+                told = origin.rpartition("@")[2]  # a password is not to be read in a log
+                raise ValueError(
+                    f"allow_origins must be origins such as http://127.0.0.1:8000, and nothing more, not {told!r}"
+                ) from None
         if self.contact is not None and not _CONTACT.fullmatch(self.contact):
             raise ValueError("contact must be a URL or a mail address, in ASCII without spaces and parentheses")
         if self.proxy is not None and not _is_proxy(self.proxy):
-            raise ValueError("proxy must be http://host:port, or http://user:password@host:port")
+            raise ValueError(
+                "proxy must be http://host:port, or http://user:password@host:port, with a user without a colon "
+                "and both in Latin-1"
+            )
 
     @property
     def user_agent(self) -> str:
@@ -122,7 +134,7 @@ class ImageFetcher:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._limits = limits
-        self._allowed = frozenset(URL(origin).origin() for origin in limits.allow_origins)
+        self._allowed = frozenset(allowed_origin(origin) for origin in limits.allow_origins)
         self._proxy = None if limits.proxy is None else URL(limits.proxy)
         self._look_ups = LookUps(find, seconds=limits.connect_seconds)
         self._guard = Resolver(self._look_ups, guarded=True)
@@ -243,7 +255,7 @@ class ImageFetcher:
         start = asyncio.get_running_loop().time()
         while True:
             # When what has come by then would be too little; sooner than that, silence is the idle limit's.
-            due = start + max(limits.rate_grace_seconds, len(data) / limits.least_rate)
+            due = start + max(limits.rate_grace_seconds, min(len(data) / limits.least_rate, limits.total_seconds))
             async with asyncio.timeout_at(due):
                 chunk = await response.content.readany()
             if not chunk:
@@ -280,8 +292,10 @@ class ImageFetcher:
 def _is_proxy(text: str) -> bool:
     try:
         url = URL(text)
-        return url.scheme == "http" and bool(url.host) and url.path_qs in ("", "/") and bool(url.port)
-    except ValueError:
+        f"{url.user or ''}{url.password or ''}".encode("latin-1")  # as the header has it
+        allowed_origin("http://" + text.partition("//")[2].rpartition("@")[2])  # as plain as one of those
+        return url.scheme == "http" and ":" not in (url.user or "")
+    except Exception:  # yarl raises more than ValueError, as in worker/addresses.py
         return False
 
 

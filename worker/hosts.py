@@ -19,6 +19,7 @@ from typing import TypeVar
 from consumers.image_status import ImageStatus
 from worker.domains import Shares, registered_domain
 from worker.errors import ImageError, NothingLearnt
+from worker.limits import LONGEST_SECONDS, check_number
 from worker.retry import RetryPolicy
 
 log = logging.getLogger("nametag.hosts")
@@ -27,6 +28,7 @@ T = TypeVar("T")
 
 _ANSWERS = frozenset({ImageStatus.NOT_FOUND, ImageStatus.GONE, ImageStatus.FORBIDDEN, ImageStatus.TOO_LARGE})
 """Failures that only a host which is well can give."""
+_MOST = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,9 +55,15 @@ class HostLimits:
 
     def __post_init__(self) -> None:
         for limit in fields(self):
-            value = getattr(self, limit.name)
-            if value is not None and value <= 0:
-                raise ValueError(f"{limit.name} must be above 0, not {value}")
+            if (value := getattr(self, limit.name)) is not None:
+                check_number(limit.name, value, most=LONGEST_SECONDS if "seconds" in limit.name else _MOST)
+        if self.per_host > self.overall:
+            raise ValueError(f"per_host must be at most overall, which is {self.overall}, not {self.per_host}")
+        if self.per_domain is not None and not self.per_host <= self.per_domain <= self.overall:
+            raise ValueError(
+                f"per_domain must be from per_host to overall, which are {self.per_host} and {self.overall}, "
+                f"not {self.per_domain}"
+            )
 
     @property
     def turns_per_domain(self) -> int:

@@ -381,3 +381,57 @@ def test_a_certificate_that_is_not_trusted_is_not_tried_again(tmp_path: Path) ->
 
     error = asyncio.run(scenario())
     assert (error.status, str(error), error.retriable) == (ImageStatus.HOST_DOWN, "no TLS with the host", False)
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), 1e308, 0, -1])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "total_seconds", "attempts", "connect_seconds", "idle_seconds", "least_rate", "rate_grace_seconds",
+        "max_image_bytes", "max_url_length",
+    ],
+)  # fmt: skip
+def test_limits_that_no_timer_can_have_are_refused(name: str, value: float) -> None:
+    """They would be found out by the first picture, with an error that stops the worker."""
+    with pytest.raises(ValueError, match=f"^{name} must be above 0 and at most "):
+        FetchLimits(**{name: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [{"total_seconds": 86_400}, {"least_rate": 1e-320}, {"rate_grace_seconds": 86_400, "idle_seconds": 86_400}],
+)
+def test_limits_at_their_bounds_work(limits: dict[str, Any]) -> None:
+    """What is let through can be kept."""
+
+    async def answer(_request: web.Request) -> web.Response:
+        return web.Response(body=b"x" * 100_000)
+
+    assert fetched(answer, **limits) == b"x" * 100_000
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "", "127.0.0.1:8000", "ftp://a", "http://", "http://a/x", "http://a/?", "http://a?x", "http://a#x",
+        "http://a b",
+        "http://u:secret@a", "http://@a", "http://u[::1]@", "http://*.cdn.example", "http://*", "http://xn--☃",
+        "http://xn--\u2603.example", "http://xn--0.example", "http://[::1%25eth0]", "http://[", "http://[v1.a]",
+        "http://a:99999", "http://a:0", "http://a:", "http://-", "http://" + "a" * 70, "http://1.2.3", "http://%31",
+        "http://a..b", "http://a\tb", "http://exa%mple", "http://\u200d", "http://a\\b",
+    ],
+)  # fmt: skip
+def test_an_allowed_origin_is_scheme_host_and_port(origin: str) -> None:
+    """What looks like more, such as a path or a pattern, would be thought to hold; no password is told."""
+    with pytest.raises(ValueError, match=r"^allow_origins must be ") as caught:
+        FetchLimits(allow_origins=frozenset({origin}))
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "origin", ["http://a", "HTTP://A", "https://a.example:8443/", "http://[::1]:80", "http://127.0.0.1:8000",
+               "http://bücher.example", "http://xn--bcher-kva.example", "http://a_b.example"]
+)  # fmt: skip
+def test_an_origin_may_be_allowed(origin: str) -> None:
+    """In any spelling that has one meaning."""
+    FetchLimits(allow_origins=frozenset({origin}))

@@ -455,3 +455,17 @@ def test_limits_are_above_zero(name: str) -> None:
     """A limit of nothing would hold up everything."""
     with pytest.raises(ValueError, match=name):
         HostLimits(**{name: 0})
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"per_host": 65}, {"per_host": 10**30}, {"overall": 7}, {"per_domain": 65}, {"per_domain": 7},
+        {"open_seconds": float("inf")}, {"longest_wait_seconds": float("nan")}, {"longest_open_seconds": 1e308},
+    ],
+)  # fmt: skip
+def test_limits_that_cannot_hold_are_refused(limits: dict[str, Any]) -> None:
+    """One host's turns are among all, and a time is one that a clock can have."""
+    (name,) = limits
+    with pytest.raises(ValueError, match=f"^{'per_host' if name == 'overall' else name} must be "):
+        HostLimits(**limits)

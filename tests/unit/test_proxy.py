@@ -121,10 +121,16 @@ def test_a_proxy_that_is_down_is_not_the_hosts_fault() -> None:
 
 
 @pytest.mark.parametrize(
-    "proxy", ["", "127.0.0.1:3128", "https://a:1", "socks5://a:1", "http://", "http://a:1/x", "http://[::1"]
-)
+    "proxy",
+    [
+        "", "127.0.0.1:3128", "https://a:1", "socks5://a:1", "http://", "http://a:1/x", "http://[::1", "http://a:1#x",
+        "http://a b:3", "http://a:0", "http://u[::1]@:1", "http://me:пароль@a:1", "http://me%3Ayou:secret@a:1",
+        "http://me:%E2%98%83@a:1", "http://[v1.a]:1", "http://*:1",
+    ],
+)  # fmt: skip
 def test_a_proxy_is_http_host_and_port(proxy: str) -> None:
     """Anything else is told at the start; and credentials stay out of what is printed."""
-    with pytest.raises(ValueError, match="proxy"):
+    with pytest.raises(ValueError, match=r"^proxy must be "):
         FetchLimits(proxy=proxy)
+    FetchLimits(proxy="http://me:caf%C3%A9%3A@[::1]:3128/")
     assert "secret" not in repr(FetchLimits(proxy="http://me:secret@127.0.0.1:3128"))
