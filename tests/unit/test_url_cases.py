@@ -206,12 +206,13 @@ CHAINS: list[tuple[str, ...]] = [
     *(("/1", "//six.example/2", hop) for hop in PRIVATE_HOPS[:12]),
     ("/1", "/2", "/3", "/4"),
     ("/0", "/0", "/0", "/0"),
-    ("http://rebinding.example/1", "https://rebinding.example/2"),
-    ("https://rebinding.example/1", "http://rebinding.example/2"),
 ]
 GOOD_CHAINS: list[tuple[str, ...]] = [
     ("/1",), ("1",), ("?1", ), ("//far.example/1",), ("http://six.example/1", "http://93.184.215.14/2"),
     ("https://public.example/1",), ("https://public.example/1", "http://public.example/2"), ("/1", "/2", "/3"),
+    # One look-up is kept for both ports: the public address that it found is dialled again.
+    ("http://rebinding.example/1", "https://rebinding.example/2"),
+    ("https://rebinding.example/1", "http://rebinding.example/2"),
     ("http://rebinding.example/1", "http://rebinding.example/2"), ("../../1",), ("http://public.example:80/1",),
 ]  # fmt: skip
 
