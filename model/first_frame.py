@@ -11,6 +11,7 @@ import struct
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import accumulate
 
 from model.errors import PictureError, PictureUnsupported
 
@@ -18,6 +19,9 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "AVIF")
 
 _MAX_SCANS = 50
 """Of a JPEG; cameras write one and encoders about ten. A scan of nothing costs a byte and a pass over the picture."""
+
+NO_CODE = b"\xff\x00"
+"""Eight ones in the data of a JPEG's scan; no code is made of ones alone."""
 
 _MAX_HEAD_PARTS = 100
 """Of a JPEG before its size: tables, and a profile or film cut into parts."""
@@ -53,6 +57,8 @@ class FirstFrame:
     """Width and height of the screen that the frame is laid on; None where the frame is all of it."""
     corner: tuple[int, int] = (0, 0)
     """Where on the canvas the frame's upper left corner lies."""
+    scan_ends: tuple[int, ...] = ()
+    """Where in `data` the scans of a JPEG of several end."""
 
 
 def first_frame(data: bytes, formats: tuple[str, ...] = FORMATS) -> FirstFrame:
@@ -124,12 +130,15 @@ def _jpeg(data: bytes) -> FirstFrame:
     """Without the profiles, thumbnails and second pictures, up to the end marker, which has to be there."""
     kept, exif, last, at = [data[:2]], b"", 0, 2
     frame, frame_body, scans = 0, b"", list[bytes]()
+    ends: dict[int, int] = {}
+    """By scan: how many parts are kept at its end."""
     while True:
         found = _MARKER.search(data, at)
         if found is None:
             raise PictureError("the JPEG ends before its end marker")
         if last == 0xDA:
             kept.append(data[at : found.start()])
+            ends[len(scans)] = len(kept)
         marker, at = data[found.start() + 1], found.end()
         if marker == 0xD9:
             break
@@ -154,8 +163,10 @@ def _jpeg(data: bytes) -> FirstFrame:
     is_one_scan = frame in (0xC0, 0xC1) and len(scans) == 1 and last == 0xDA
     # libjpeg greys out what a scan lacks before the end marker, but waits for it where there is none. Its
     # look-ahead wants eight bytes more than it uses: ones, which no code is made of, stand for two blocks at most.
-    kept.append(b"\xff\x00" * 8 if is_one_scan else b"\xff\xd9")
-    return FirstFrame(format="JPEG", data=b"".join(kept), exif=exif)
+    kept.append(NO_CODE * 8 if is_one_scan else b"\xff\xd9")
+    lengths = list(accumulate(map(len, kept)))
+    scan_ends = () if is_one_scan else tuple(lengths[num_kept - 1] for num_kept in ends.values())
+    return FirstFrame(format="JPEG", data=b"".join(kept), exif=exif, scan_ends=scan_ends)
 
 
 def _are_complete(scans: list[bytes], frame: bytes, *, is_progressive: bool) -> bool:

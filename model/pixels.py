@@ -5,6 +5,7 @@ Nothing here imports torch: the worker's decoding processes are to be small, and
 
 import io
 import warnings
+from itertools import pairwise
 
 import numpy as np
 from PIL import (
@@ -12,13 +13,14 @@ from PIL import (
     AvifImagePlugin,
     GifImagePlugin,  # noqa: F401
     Image,
+    ImageFile,
     JpegImagePlugin,  # noqa: F401
     PngImagePlugin,  # noqa: F401
     WebPImagePlugin,  # noqa: F401
 )
 
 from model.errors import PictureError, PictureTooLarge
-from model.first_frame import FORMATS, FirstFrame, first_frame
+from model.first_frame import FORMATS, NO_CODE, FirstFrame, first_frame
 
 SIDE = 224
 MAX_PIXELS = 50_000_000
@@ -72,10 +74,12 @@ def _check_size(size: tuple[int, int], max_pixels: int) -> None:
         raise PictureTooLarge(f"{width}×{height} is over {max_pixels} pixels")
 
 
-def _pixels(image: Image.Image, frame: FirstFrame, max_pixels: int) -> np.ndarray:
+def _pixels(image: ImageFile.ImageFile, frame: FirstFrame, max_pixels: int) -> np.ndarray:
     _check_size(image.size, max_pixels)
     # Draft decodes a large JPEG at a half, a quarter or an eighth, never below what is asked for.
     image.draft("RGB", (2 * SIDE, 2 * SIDE))
+    if frame.scan_ends:
+        _load_scans(image, frame)
     image.load()
     rgb = _on_canvas(_to_rgb(image), frame)
     small = rgb.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
@@ -83,6 +87,34 @@ def _pixels(image: Image.Image, frame: FirstFrame, max_pixels: int) -> np.ndarra
     if turn is not None:
         small = small.transpose(turn)
     return np.ascontiguousarray(np.asarray(small, dtype=np.uint8).transpose(2, 0, 1))
+
+
+def _load_scans(image: ImageFile.ImageFile, frame: FirstFrame) -> None:
+    """Loads a JPEG of several scans, each of which has to be whole: libjpeg itself fills up what one lacks.
+
+    At the end of each scan the decoder is given ones, and no marker yet. Where the scan is whole it skips them as it
+    looks for the marker; else it takes them for data and waits for more, of which it leaves some unread. What it has
+    read ahead may come out even by chance, but not also with a byte more.
+    """
+    image.load_prepare()
+    name, extents, _, arguments = image.tile[0]
+    decoder = Image._getdecoder(image.mode, name, arguments, image.decoderconfig)
+    decoder.setimage(image.im, extents)
+    for start, end in pairwise((0, *frame.scan_ends)):
+        rest = frame.data[start:end] + NO_CODE * 8
+        for more in (b"", NO_CODE):
+            rest += more
+            num_read, error = decoder.decode(rest)
+            if num_read < 0:
+                raise PictureError(f"the JPEG breaks off: {error}")
+            rest = rest[num_read:]
+            if rest:
+                raise PictureError("a scan of the JPEG is short")
+    num_read, error = decoder.decode(frame.data[frame.scan_ends[-1] :])
+    if num_read >= 0 or error < 0:
+        raise PictureError(f"the JPEG can't be decoded: {error}")
+    decoder.cleanup()
+    image.tile = []
 
 
 def _on_canvas(frame_rgb: Image.Image, frame: FirstFrame) -> Image.Image:

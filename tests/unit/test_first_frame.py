@@ -137,6 +137,37 @@ def test_a_progressive_jpeg_that_lacks_a_scan_is_refused(mode: str) -> None:
         assert seen(whole[:start] + b"\xff\xd9") is None
 
 
+@pytest.mark.parametrize("quality", [30, 85, 100])
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_a_progressive_jpeg_whose_last_scan_is_short_is_refused(mode: str, quality: int) -> None:
+    """Though all its scans have begun, and it has its end marker. A few blocks may be lacking at the end."""
+    whole = encoded(PHOTO.convert(mode), "JPEG", quality=quality, progressive=True)
+    scan = whole.rindex(b"\xff\xda") + 12
+    for end in range(scan, len(whole) - 16, max(1, (len(whole) - scan) // 40)):
+        assert seen(whole[:end].rstrip(b"\xff") + b"\xff\xd9") is None
+
+
+def test_a_progressive_jpeg_that_lacks_the_midst_of_a_scan_is_refused() -> None:
+    """The scans behind it are whole."""
+    whole = encoded(PHOTO, "JPEG", quality=85, progressive=True)
+    starts = [at for at in range(len(whole)) if whole[at : at + 2] == b"\xff\xda"]
+    for start in starts:
+        end = whole.index(b"\xff\xc4", start) if start != starts[-1] and b"\xff\xc4" in whole[start:] else len(whole)
+        third = (end - start) // 3
+        if third > 30:
+            assert seen(whole[: start + third] + whole[start + 2 * third :]) is None
+
+
+def test_a_progressive_jpeg_shows_what_its_decoder_makes_of_it() -> None:
+    """Taking it scan by scan changes no pixel, at a part of the size neither."""
+    for size in ((200, 140), (1000, 700), (3000, 2100)):
+        data = encoded(PHOTO.resize(size), "JPEG", quality=85, progressive=True)
+        with Image.open(io.BytesIO(data)) as image:
+            image.draft("RGB", (448, 448))
+            small = image.resize((224, 224), Image.Resampling.BILINEAR)
+        assert np.array_equal(read_pixels(data), np.asarray(small).transpose(2, 0, 1))
+
+
 @pytest.mark.parametrize("kind", ["GIF", "PNG", "interlaced PNG", "PNG of 16 bits"])
 def test_data_that_is_short_is_refused_though_the_structure_is_whole(kind: str) -> None:
     """Codes, or rows, that end early behind lengths and checksums that are right."""
