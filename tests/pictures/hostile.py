@@ -152,8 +152,8 @@ def _grown(data: bytes, rows: int) -> bytes:
 
 
 def _wanted_of_grown(name: str) -> Wanted:
-    """A progressive JPEG is legal with any scan missing, and libavif stretches a picture to the declared size."""
-    return Wanted.ANY if name.startswith(("progressive", "AVIF")) else Wanted.REFUSED
+    """But libavif stretches a picture to the declared size."""
+    return Wanted.ANY if name.startswith("AVIF") else Wanted.REFUSED
 
 
 def _wrong_types() -> Iterator[Hostile]:

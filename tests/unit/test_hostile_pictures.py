@@ -47,7 +47,9 @@ async def decode_all(cases: list[Hostile]) -> tuple[list[Ending], int, int]:
             seen_processes.update(process.pid for process in multiprocessing.active_children())
 
     async with Decoder(LIMITS) as decoder:
-        await asyncio.gather(*decoder._starts)  # so that the times are of pictures alone
+        # So that the times are of pictures alone; the decoder has no use for an event of it.
+        while decoder._num_up < LIMITS.processes:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
         async with asyncio.TaskGroup() as group:
             for _ in range(AT_ONCE):
                 group.create_task(work(decoder))
