@@ -31,11 +31,15 @@ class Stream:
     def __init__(self, read: Read) -> None:
         self._read = read
         self._head = b""
+        self._broken: MemberBroken | None = None
 
     def peek(self, num_bytes: int) -> bytes:
-        """The first `num_bytes`, or all there are; they will be read once more."""
-        while len(self._head) < num_bytes and (more := self._read(num_bytes - len(self._head))):
-            self._head += more
+        """The first `num_bytes`, or all there are; they will be read once more, and so will what breaks them off."""
+        try:
+            while len(self._head) < num_bytes and (more := self._read(num_bytes - len(self._head))):
+                self._head += more
+        except MemberBroken as error:
+            self._broken = error
         return self._head[:num_bytes]
 
     def read(self, num_bytes: int) -> bytes:
@@ -43,6 +47,8 @@ class Stream:
         if self._head:
             first, self._head = self._head[:num_bytes], self._head[num_bytes:]
             return first
+        if self._broken:
+            raise self._broken
         return self._read(num_bytes)
 
     def unpacked(self) -> "Stream":
@@ -78,11 +84,17 @@ class Window(io.RawIOBase):
         """The place where the next byte is read."""
         return self._place
 
+    def read(self, num_bytes: int = -1, /) -> bytes:
+        """The next bytes, at most so many; none at the end."""
+        return super().read(num_bytes) or b""
+
     def readinto(self, buffer: Any) -> int:
-        """Fill `buffer`, as far as the window and the file reach."""
+        """Fill `buffer`, as far as the window reaches. Raises `MemberBroken` where the file doesn't reach as far."""
         wanted = max(0, min(len(buffer), self._num_bytes - self._place))
         self._file.seek(self._start + self._place)
         num_read = self._file.readinto(memoryview(buffer)[:wanted]) or 0
+        if wanted and not num_read:
+            raise MemberBroken("is cut short: it goes on behind the end of its file")
         self._place += num_read
         return num_read
 

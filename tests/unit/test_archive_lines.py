@@ -119,4 +119,6 @@ def test_a_window_ends_where_it_is_told(tmp_path: Path) -> None:
         window.seek(100)
         assert window.read(3) == b""
     with Window(path, 15, 100) as window:
-        assert window.read() == b"fter"
+        assert window.read(50) == b"fter"
+        with pytest.raises(MemberBroken, match="is cut short"):
+            window.read(50)
