@@ -139,11 +139,29 @@ def read_post(message: Message, *, max_bytes: int) -> Post:
     """The post in `message`: JSON of our schema, or a v1.1 tweet. Raises `BadMessage` with the reason."""
     if message.value is None:
         raise BadMessage(Reason.EMPTY, "the message has no value")
-    if len(message.value) > max_bytes:
-        raise BadMessage(Reason.TOO_LARGE, f"the message exceeds the limit of {max_bytes} bytes (max_post_bytes)")
-    body = _read_object(message.value)
+    body = read_object(message.value, max_bytes=max_bytes)
     if kind := tweets.control_kind(body):
         raise BadMessage(Reason.NOT_A_POST, f"it is a stream's {kind} notice, not a post")
+    return post_of(body)
+
+
+def read_object(data: bytes, *, max_bytes: int) -> dict[str, Any]:
+    """The JSON object in `data`. Raises `BadMessage` with the reason."""
+    if len(data) > max_bytes:
+        raise BadMessage(Reason.TOO_LARGE, f"the message exceeds the limit of {max_bytes} bytes (max_post_bytes)")
+    try:
+        body = wire.loads(data)
+    except ValueError as error:
+        # The parser's own words may quote the input, which must not reach a log: only the place does.
+        where = f" at character {error.pos}" if hasattr(error, "pos") else ""
+        raise BadMessage(Reason.NOT_JSON, f"the message is no JSON in UTF-8{where}") from error
+    if not isinstance(body, dict):
+        raise BadMessage(Reason.NOT_A_POST, "the message is JSON, but no JSON object")
+    return body
+
+
+def post_of(body: dict[str, Any]) -> Post:
+    """The post that a JSON object is. Raises `BadMessage` with the reason."""
     is_tweet = tweets.is_tweet(body)
     try:
         fields = tweets.post_fields(body) if is_tweet else body
@@ -156,18 +174,6 @@ def read_post(message: Message, *, max_bytes: int) -> Post:
         return (Tweet if is_tweet else Post).model_validate(fields)
     except ValidationError as error:
         raise BadMessage(Reason.NOT_A_POST, _explain(error)) from error
-
-
-def _read_object(data: bytes) -> dict[str, Any]:
-    try:
-        body = wire.loads(data)
-    except ValueError as error:
-        # The parser's own words may quote the input, which must not reach a log: only the place does.
-        where = f" at character {error.pos}" if hasattr(error, "pos") else ""
-        raise BadMessage(Reason.NOT_JSON, f"the message is no JSON in UTF-8{where}") from error
-    if not isinstance(body, dict):
-        raise BadMessage(Reason.NOT_A_POST, "the message is JSON, but no JSON object")
-    return body
 
 
 # What is wanted of each field of a post, as far as a post can be refused for it.

@@ -4,6 +4,7 @@ import re
 from bisect import bisect_left
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 TWITTER_TIME = "%a %b %d %H:%M:%S %z %Y"
@@ -71,6 +72,11 @@ def control_kind(body: dict[str, Any]) -> str | None:
     return None
 
 
+def original_of(tweet: dict[str, Any]) -> dict[str, Any] | None:
+    """The tweet that `tweet` is a retweet of, None where it is none."""
+    return _nested(tweet, "retweeted_status")
+
+
 def post_fields(tweet: dict[str, Any]) -> dict[str, Any]:
     """The fields of a post, from a tweet.
 
@@ -92,7 +98,7 @@ def post_fields(tweet: dict[str, Any]) -> dict[str, Any]:
 
 
 def _photos(tweet: dict[str, Any]) -> dict[str, list[str]]:
-    original = _nested(tweet, "retweeted_status")
+    original = original_of(tweet)
     for status in (tweet, original):
         if status is None:
             continue
@@ -128,7 +134,13 @@ def _time(value: object) -> datetime | object:
     if not isinstance(value, str):
         return value
     try:
-        return datetime.strptime(value, TWITTER_TIME).astimezone(UTC)
+        return _moment(value)
     except (ValueError, OverflowError):
         # Archives write it in other ways; the post reads those that it can.
         return value
+
+
+@lru_cache(maxsize=256)
+def _moment(text: str) -> datetime:
+    # In a stream many tweets are of the same second, and to read one takes longer than all the rest of it.
+    return datetime.strptime(text, TWITTER_TIME).astimezone(UTC)
