@@ -4,7 +4,8 @@ ConsumersError
 ├── BadMessage              dead-letter: the message can't be read as a post
 ├── SourceUnavailable       stop: nothing to read from, after what was tried
 ├── NoSuchLetter            stop: no dead letter stands there
-└── RetryStopped            stop: the rest was not put back; running the same again goes on
+├── RetryStopped            stop: the rest was not put back; running the same again goes on
+└── ReplayStopped           stop: the rest of the posts was not put on the topic
 """
 
 from enum import StrEnum
@@ -43,3 +44,7 @@ class NoSuchLetter(ConsumersError):
 
 class RetryStopped(ConsumersError):
     """Raised when dead letters are not put back, or not all. Says how far it came, and what to do."""
+
+
+class ReplayStopped(ConsumersError):
+    """Raised when a replay can't go on. Says how far it came, and what to do."""

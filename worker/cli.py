@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from worker import cli_model
 from worker.cli_dlq import add_dlq
+from worker.cli_replay import add_replay
 from worker.cli_seeing import add_errors, add_tag
 
 EXIT_OK = 0
@@ -81,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_demo(commands)
     _add_worker(commands)
+    add_replay(commands)
     add_dlq(commands)
     _add_tokenize(commands)
     _add_practice(commands)

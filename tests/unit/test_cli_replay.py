@@ -1,0 +1,134 @@
+"""`nametag replay` from its command line: what it takes and refuses, and what it counts."""
+
+import bz2
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from consumers.archive_choice import Retweets
+from worker import cli_replay
+from worker.cli import main
+from worker.pace import Pace
+
+
+@pytest.fixture
+def minute(tmp_path: Path) -> Path:
+    """Three posts, a delete, a blank line and a broken one, in a member that is cut short."""
+    path = tmp_path / "29.json.bz2"
+    posts = [
+        {"id_str": str(n), "text": "x", "lang": "en", "created_at": f"Fri Jan 01 17:29:0{n} +0000 2021"}
+        for n in (1, 2, 3)
+    ]
+    lines = [*map(json.dumps, posts), '{"delete":{"status":{"id":1}}}', "", "{", ""]
+    path.write_bytes(bz2.compress("\r\n".join(lines).encode()) + bz2.compress(b"lost")[:-15])
+    return path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], "PATH"),
+        (["a"], "--dry-run"),
+        (["a", "--dry-run", "--to-topic"], "not allowed with"),
+        (["a", "--dry-run", "--rate", "0"], "0 is no number above 0"),
+        (["a", "--dry-run", "--rate", "inf"], "inf is no number above 0"),
+        (["a", "--dry-run", "--since", "soon"], "soon is no ISO time"),
+        (["a", "--dry-run", "--sample", "1.5"], "it must be above 0, and 1 at most"),
+        (["a", "--dry-run", "--since", "2021-02-01", "--until", "2021-01-01"], "it must begin before it ends"),
+        (["a", "--dry-run", "--retweets", "some"], "invalid choice"),
+    ],
+)
+def test_a_wrong_command_line_is_refused(arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """With status 2 and what would be right, before anything is read."""
+    with pytest.raises(SystemExit) as caught:
+        main(["replay", *arguments])
+    assert caught.value.code == 2
+    assert told in capsys.readouterr().err
+
+
+def test_a_dry_run_counts(minute: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """For a program as JSON, its warnings too; for people as lines that add up."""
+    assert main(["replay", str(minute), "--dry-run", "--json", "--rate", "2", "--since", "2021-01-01T17:29:02"]) == 0
+    captured = capsys.readouterr()
+    report = json.loads(captured.out)
+    assert report.pop("seconds") >= 0
+    warning = f"{minute} is cut short: its bz2 goes on behind its end"
+    assert report == {
+        "members": {"read": 1, "left_alone": {}},
+        "lines": 6,
+        "posts": 2,
+        "deletes": 1,
+        "control": {"keep_alive": 1},
+        "filtered": {"time": 1},
+        "skipped": {"not_json": 1},
+        "posts_with_photo": 0,
+        "post_bytes": 2 * len(json.dumps({"id_str": "1", "text": "x", "lang": "en", "created_at": "x" * 30})),
+        "first": "2021-01-01T17:29:02+00:00",
+        "last": "2021-01-01T17:29:03+00:00",
+        "seconds_at_rate": 1.0,
+        "num_warnings": 1,
+        "warnings": [warning],
+    }
+    assert captured.err == f"warning: {warning}\n"
+
+    assert main(["replay", str(minute), "--dry-run", "--rate", "0.5"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    counts = {words[0]: int(words[1]) for line in lines[:7] if (words := line.split())}
+    assert counts.pop("members") == 1
+    assert counts.pop("lines") == sum(counts.values()) == 6
+    assert "3 posts" not in lines[-1] and "take 0:00:06" in lines[-1]
+
+
+def test_warnings_do_not_drive_a_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A name in an archive may be anything; where nothing could be read, the status tells."""
+    path = tmp_path / "\x1b[2Jevil.tar"
+    path.write_bytes(b"rubbish")
+    assert main(["replay", str(path), "--dry-run"]) == 1
+    captured = capsys.readouterr()
+    assert "evil.tar is damaged" in captured.err
+    assert "\x1b" not in captured.err + captured.out
+
+
+def test_an_input_that_is_not_there_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """And nothing is read."""
+    assert main(["replay", str(tmp_path / "gone.tar"), "--dry-run"]) == 1
+    assert "gone.tar isn't there; name archives" in capsys.readouterr().err
+
+
+def test_the_choices_are_those_of_the_reader() -> None:
+    """They are written twice, so that help need not import them."""
+    assert get_args(Retweets) == cli_replay.RETWEETS
+
+
+def test_the_command_does_not_wait_for_torch() -> None:
+    """Neither torch nor what fetches pictures is imported to read archives."""
+    code = "import sys, worker.cli, worker.replay\nassert not {'torch', 'aiohttp', 'redis', 'PIL'} & {*sys.modules}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+
+
+def test_a_pace_is_kept_and_a_pause_made_up_for_in_part() -> None:
+    """Of an hour's pause a second's posts are made up for; without a rate nobody waits."""
+    now = 100.0
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    def took(pace: Pace, num: int) -> float:
+        started = now
+        for _ in range(num):
+            pace.wait()
+        return now - started
+
+    clock: Callable[[], float] = lambda: now  # noqa: E731 - a closure over `now`
+    pace = Pace(10, clock=clock, sleep=sleep)
+    assert took(pace, 51) == pytest.approx(5.0)
+    now += 3600
+    assert took(pace, 51) == pytest.approx(4.0)
+    assert took(Pace(None, clock=clock, sleep=sleep), 1000) == 0

@@ -1,0 +1,95 @@
+"""The command `nametag replay`: the posts of archives of tweets, counted, or put on the topic of posts."""
+
+import argparse
+import math
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+# consumers.archive_choice.Retweets, written again so that help need not import it.
+RETWEETS = ("keep", "drop", "fold")
+
+
+def add_replay(commands: "Commands") -> None:
+    """Register `nametag replay`."""
+    parser = commands.add_parser(
+        "replay",
+        help="read the posts of Twitter archives",
+        description="Reads Archive Team's dumps of Twitter's stream in the order of time, nothing unpacked to disk: "
+        "tars, zips, compressed tars, tars in tars, folders and single minutes, of bz2, gz or plain lines. Ends "
+        "with its books: lines = posts + deletes + control + filtered + skipped.",
+        epilog="Ctrl-C stops after the post under way. Settings come as for `nametag worker`.",
+    )
+    parser.add_argument("paths", metavar="PATH", nargs="+", help="archives, folders of them, or - for standard input")
+    _add_what(parser)
+    _add_choice(parser)
+    parser.add_argument("--rate", metavar="N", type=_rate, help="at most N posts a second")
+    parser.add_argument("--json", action="store_true", help="the books as a JSON object")
+    parser.add_argument("--config", type=Path, metavar="TOML", help="the settings file")
+    parser.set_defaults(run=partial(_replay, parser))
+
+
+def _add_what(parser: argparse.ArgumentParser) -> None:
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--dry-run", action="store_true", help="only count, and say how long it would take at --rate")
+    what.add_argument("--to-topic", action="store_true",
+                      help="put the posts on the topic of posts as they are, each under its id")  # fmt: skip
+
+
+def _add_choice(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("which posts")
+    group.add_argument("--lang", metavar="TAGS", type=_tags, default=frozenset(),
+                       help="only those of these languages, such as en,de")  # fmt: skip
+    group.add_argument("--with-photo", action="store_true", help="only those with a photo")
+    group.add_argument("--retweets", choices=RETWEETS, default="keep",
+                       help="keep them, drop them, or fold them into their original, which comes once "
+                       "(default: %(default)s)")  # fmt: skip
+    group.add_argument("--since", metavar="TIME", type=_moment,
+                       help="only those made from then on: an ISO time, in UTC unless it says otherwise")  # fmt: skip
+    group.add_argument("--until", metavar="TIME", type=_moment, help="only those made before")
+    group.add_argument("--sample", metavar="SHARE", type=float, default=1.0,
+                       help="only this share of them, such as 0.01, by their ids: the same each time")  # fmt: skip
+
+
+def _tags(text: str) -> frozenset[str]:
+    return frozenset(tag.strip() for tag in text.split(",") if tag.strip())
+
+
+def _rate(text: str) -> float:
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = 0.0
+    if not 0 < rate < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is no number above 0")
+    return rate
+
+
+def _moment(text: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise argparse.ArgumentTypeError(f"{text} is no ISO time like 2021-01-01T17:29") from None
+
+
+def _replay(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    from consumers.archive_choice import PostChoice
+    from worker.replay import replay
+
+    try:
+        choice = PostChoice(
+            languages=options.lang,
+            with_photo=options.with_photo,
+            retweets=options.retweets,
+            since=options.since,
+            until=options.until,
+            share=options.sample,
+        )
+    except ValueError as error:
+        parser.error(str(error))
+    return replay(options, choice)
