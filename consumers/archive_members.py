@@ -66,6 +66,12 @@ class Member:
         return minute_of(self.trail)
 
     @property
+    def file(self) -> Path | None:
+        """The file on disk that it is, or lies in."""
+        place = self.place.zip if isinstance(self.place, Zipped) else self.place
+        return place.path if place else None
+
+    @property
     def num_bytes(self) -> int:
         """What it takes where it stands; 0 where that isn't known."""
         return self.place.num_bytes if self.place else 0

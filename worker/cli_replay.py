@@ -1,4 +1,4 @@
-"""The command `nametag replay`: the posts of archives of tweets, counted, or put on the topic of posts."""
+"""The command `nametag replay`: the posts of archives of tweets, counted, tagged, or put on the topic of posts."""
 
 import argparse
 import math
@@ -18,7 +18,7 @@ def add_replay(commands: "Commands") -> None:
     """Register `nametag replay`."""
     parser = commands.add_parser(
         "replay",
-        help="read the posts of Twitter archives",
+        help="read the posts of Twitter archives, tag them or put them on the topic of posts",
         description="Reads Archive Team's dumps of Twitter's stream in the order of time, nothing unpacked to disk: "
         "tars, zips, compressed tars, tars in tars, folders and single minutes, of bz2, gz or plain lines. Ends "
         "with its books: lines = posts + deletes + control + filtered + skipped.",
@@ -38,6 +38,11 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--dry-run", action="store_true", help="only count, and say how long it would take at --rate")
     what.add_argument("--to-topic", action="store_true",
                       help="put the posts on the topic of posts as they are, each under its id")  # fmt: skip
+    what.add_argument(
+        "--out", metavar="JSONL", help="tag the posts here, and write their events (- is standard output)"
+    )
+    parser.add_argument("--dead-letters", metavar="JSONL", default="dead-letters.jsonl",
+                        help="with --out: write dead letters here (default: %(default)s)")  # fmt: skip
 
 
 def _add_choice(parser: argparse.ArgumentParser) -> None:

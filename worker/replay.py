@@ -1,23 +1,30 @@
 """`nametag replay`, as the options of `worker/cli_replay.py` ask. No torch in here."""
 
 import argparse
+import asyncio
 import json
+import logging
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
+from typing import TextIO
 
 from rich.console import Console
 
 from consumers.archive_choice import PostChoice
-from consumers.archive_members import Archives
+from consumers.archive_members import Archives, Member
 from consumers.archive_posts import ArchivePost, ArchivePosts
+from consumers.archive_source import ArchiveSource
 from consumers.posts_topic import PostsTopic
 from worker.errors import SettingsError
 from worker.kafka_settings import connection_of
+from worker.logs import configure_logs
 from worker.pace import Pace
+from worker.publish import JsonlSink
 from worker.replay_progress import ReplayProgress
 from worker.replay_report import Report
 from worker.settings import Settings, load_settings
@@ -31,25 +38,25 @@ def replay(options: argparse.Namespace, choice: PostChoice) -> int:
     Raises `SourceUnavailable` where an input isn't there, and `ReplayStopped` where the brokers fail.
     """
     settings = load_settings(options.config)
+    configure_logs("text", logging.WARNING)
     archives = Archives(options.paths)
     posts = ArchivePosts(archives, choice, max_post_bytes=settings.max_post_bytes)
+    plan = archives.plan()
     started_at = time.monotonic()
-    stop = _Stop()
     try:
-        with stop.on_signals(), ReplayProgress(posts.books, archives.plan(), Console(stderr=True)) as progress:
-            found = _until(stop, posts, progress)
-            if options.to_topic:
-                _to_topic(found, settings, options.rate)
+        with ReplayProgress(posts.books, plan, Console(stderr=True)) as progress:
+            if options.out is not None:
+                _check_output(options, plan)
+                is_at_end = _to_file(posts, progress, settings, options)
             else:
-                for _ in found:
-                    pass
+                is_at_end = _to_topic_or_nowhere(posts, progress, settings, options)
     finally:
         archives.close()
         report = Report(
             members=archives.books, books=posts.books, seconds=time.monotonic() - started_at, rate=options.rate
         )
-        _print(report, as_json=options.json)
-    if stop.is_asked:
+        _print(report, as_json=options.json, to=sys.stderr if options.out == "-" else sys.stdout)
+    if not is_at_end:
         print("stopped before the end", file=sys.stderr)
         return INTERRUPTED
     return 0 if archives.books.num_read or not archives.books.num_warnings else 1
@@ -77,16 +84,33 @@ class _Stop:
         self.is_asked = True
 
 
-def _until(stop: _Stop, posts: ArchivePosts, progress: ReplayProgress) -> Iterator[ArchivePost]:
-    """The posts, until one is asked to stop."""
+def _found(
+    posts: ArchivePosts, progress: ReplayProgress, is_stopped: Callable[[], bool] = lambda: False
+) -> Iterator[ArchivePost]:
+    """The posts, told of on the way, until one is asked to stop; each that was counted is given."""
     for entry in progress.entries():
         for post in posts.of(entry):
             yield post
             progress.tell_sometimes()
-            if stop.is_asked:
+            if is_stopped():
                 return
-        if stop.is_asked:
+        if is_stopped():
             return
+
+
+def _to_topic_or_nowhere(
+    posts: ArchivePosts, progress: ReplayProgress, settings: Settings, options: argparse.Namespace
+) -> bool:
+    """Whether the end was reached."""
+    stop = _Stop()
+    with stop.on_signals():
+        found = _found(posts, progress, lambda: stop.is_asked)
+        if options.to_topic:
+            _to_topic(found, settings, options.rate)
+        else:
+            for _ in found:
+                pass
+    return not stop.is_asked
 
 
 def _to_topic(posts: Iterator[ArchivePost], settings: Settings, rate: float | None) -> None:
@@ -97,12 +121,37 @@ def _to_topic(posts: Iterator[ArchivePost], settings: Settings, rate: float | No
     with PostsTopic(connection, settings.kafka.posts_topic) as topic:
         pace = Pace(rate)
         for post in posts:
-            pace.wait()
             topic.put(post)
+            pace.wait()
         topic.wait()
 
 
-def _print(report: Report, *, as_json: bool) -> None:
+def _to_file(posts: ArchivePosts, progress: ReplayProgress, settings: Settings, options: argparse.Namespace) -> bool:
+    """Whether the end was reached."""
+    # It imports torch: what is wrong in the settings and the inputs was told at once.
+    from worker.service import Edges, run_worker
+
+    pace = Pace(options.rate)
+
+    def in_time() -> Iterator[ArchivePost]:
+        for post in _found(posts, progress):
+            pace.wait()
+            yield post
+
+    source = ArchiveSource(in_time(), one_by_one=options.rate is not None)
+    asyncio.run(run_worker(settings, Edges(source=source, sink=JsonlSink(options.out, options.dead_letters))))
+    return source.is_at_end
+
+
+def _check_output(options: argparse.Namespace, plan: Sequence[Member]) -> None:
+    """Raise `SettingsError` where an output is an input, or the other output: to open it for writing empties it."""
+    outputs = [Path(path).resolve() for path in (options.out, options.dead_letters) if path != "-"]
+    inputs = {entry.file.resolve() for entry in plan if entry.file}
+    if len(set(outputs)) < len(outputs) or inputs & set(outputs):
+        raise SettingsError("--out and --dead-letters must name two files, and none of the archives")
+
+
+def _print(report: Report, *, as_json: bool, to: TextIO) -> None:
     for line in report.warnings():
         print(line, file=sys.stderr)
-    print(json.dumps(report.json()) if as_json else report.text())
+    print(json.dumps(report.json()) if as_json else report.text(), file=to)

@@ -45,23 +45,31 @@ class Files:
             raise SettingsError("--input, --output and --dead-letters must name three different files")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Edges:
+    """A source and a sink, ready made."""
+
+    source: PostSource
+    sink: EventSink
+
+
 async def run_worker(
     settings: Settings,
-    files: Files | None = None,
+    files: Files | Edges | None = None,
     *,
     on_outcome: Callable[[Outcome], None] | None = None,
     on_listening: Callable[[str], None] | None = None,
 ) -> Metrics:
     """Run the worker until its source ends or SIGTERM or SIGINT comes; gives back what it counted.
 
-    `files` replaces Kafka. `on_listening` is told the address of the worker's server, which is
+    `files` replace Kafka. `on_listening` is told the address of the worker's server, which is
     left out where nobody asks for it. Raises a `WorkerError` or `ConsumersError` that says what
     to do, or an ExceptionGroup of whatever else stopped it.
     """
     stop = asyncio.Event()
     _stop_on_signals(stop)
     metrics = Metrics()
-    if files is not None:
+    if isinstance(files, Files):
         files.check()
     cache, fetcher = make_cache(settings, metrics), make_fetcher(settings.images, metrics)
     tagger = await asyncio.to_thread(_load_tagger, settings)
@@ -104,7 +112,9 @@ def _load_tagger(settings: Settings) -> Tagger:
         raise WorkerError(f"the device {settings.device} can't be used: {error}") from error
 
 
-def _source(settings: Settings, files: Files | None) -> PostSource:
+def _source(settings: Settings, files: Files | Edges | None) -> PostSource:
+    if isinstance(files, Edges):
+        return files.source
     if files is not None:
         return JsonlSource(files.posts, max_line_bytes=settings.max_post_bytes)
     kafka = settings.kafka
@@ -118,7 +128,9 @@ def _source(settings: Settings, files: Files | None) -> PostSource:
     return KafkaSource(connection_of(settings.kafka), config)
 
 
-def _sink(settings: Settings, files: Files | None) -> EventSink:
+def _sink(settings: Settings, files: Files | Edges | None) -> EventSink:
+    if isinstance(files, Edges):
+        return files.sink
     if files is not None:
         return JsonlSink(files.events, files.dead_letters)
     kafka = settings.kafka

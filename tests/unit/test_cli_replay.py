@@ -35,6 +35,7 @@ def minute(tmp_path: Path) -> Path:
         ([], "PATH"),
         (["a"], "--dry-run"),
         (["a", "--dry-run", "--to-topic"], "not allowed with"),
+        (["a", "--out", "b", "--to-topic"], "not allowed with"),
         (["a", "--dry-run", "--rate", "0"], "0 is no number above 0"),
         (["a", "--dry-run", "--rate", "inf"], "inf is no number above 0"),
         (["a", "--dry-run", "--since", "soon"], "soon is no ISO time"),
@@ -98,6 +99,34 @@ def test_an_input_that_is_not_there_is_one_sentence(tmp_path: Path, capsys: pyte
     """And nothing is read."""
     assert main(["replay", str(tmp_path / "gone.tar"), "--dry-run"]) == 1
     assert "gone.tar isn't there; name archives" in capsys.readouterr().err
+
+
+def test_posts_are_tagged_in_their_order(
+    minute: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Events go to the file as the archive has the posts, a bad one to the dead letters, and the books are told."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["replay", str(minute), "--out", "events.jsonl", "--json", "--sample", "0.9999"]) == 0
+    events = [json.loads(line) for line in Path("events.jsonl").read_bytes().splitlines()]
+    assert [event["id"] for event in events] == ["1", "2", "3"]
+    assert [event["position"] for event in events] == [
+        {"topic": "replay", "partition": 0, "offset": n} for n in range(3)
+    ]
+    assert Path("dead-letters.jsonl").read_bytes() == b""
+    assert json.loads(capsys.readouterr().out)["posts"] == 3
+
+
+@pytest.mark.parametrize("out", ["29.json.bz2", "dead-letters.jsonl", "link"])
+def test_an_output_that_is_an_input_is_refused(
+    out: str, minute: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The archive stays as it was, under whatever name it was given twice, and in a folder too."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to(minute)
+    before = minute.read_bytes()
+    assert main(["replay", str(tmp_path), "--out", out]) == 1
+    assert "none of the archives" in capsys.readouterr().err
+    assert minute.read_bytes() == before
 
 
 def test_the_choices_are_those_of_the_reader() -> None:
