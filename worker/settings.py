@@ -106,6 +106,8 @@ class RedisTable(Table):
     def _is_one_kind(self) -> Self:
         if self.cluster and self.sentinels:
             raise ValueError("is either a cluster or watched by sentinels, not both")
+        if (self.cluster or self.sentinels) and self.url is None:
+            raise ValueError("needs its url, too: where the cluster is, or the name of the sentinels' service")
         return self
 
 

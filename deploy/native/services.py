@@ -298,11 +298,11 @@ def instructions(kafka: str, redis: str) -> str:
     return f"""\
 export NAMETAG_KAFKA__BOOTSTRAP_SERVERS={kafka}
 export NAMETAG_REDIS__URL={redis}
-# With these in another shell, start a worker: nametag worker
+# With these in another shell, start a worker: {python} -m worker.cli worker
 # Send a post:
 #   echo '{post}' | {python} -m kafka.producer {client} posts
 # Read the events, until Ctrl-C:
-#   {python} -m kafka.consumer {client} entities -C auto_offset_reset=earliest
+#   {python} -m kafka.consumer {client} entities -C auto_offset_reset=earliest -C isolation_level=read_committed
 # Ctrl-C here ends both services and removes their data."""
 
 

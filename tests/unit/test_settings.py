@@ -1,5 +1,6 @@
 """Settings: the file, the variables, and what is said when they are wrong."""
 
+import json
 import os
 import subprocess
 import sys
@@ -141,3 +142,20 @@ def test_secrets_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SettingsError) as caught:
         load_settings()
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("table", "told"),
+    [
+        ({"cluster": True}, "needs its url"),
+        ({"sentinels": ["s:26379"]}, "needs its url"),
+        ({"url": "redis://h", "cluster": True, "sentinels": ["s:26379"]}, "not both"),
+    ],
+)
+def test_a_kind_of_redis_that_can_not_be_meant_is_refused(
+    table: dict[str, object], told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not taken for the cache in memory, nor for one of the two."""
+    monkeypatch.setenv("NAMETAG_REDIS", json.dumps(table))
+    with pytest.raises(SettingsError, match=told):
+        load_settings()
