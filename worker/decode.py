@@ -35,7 +35,7 @@ _TURNS = 4
 _PR_SET_PDEATHSIG = 1
 _START_SECONDS = 60.0
 _START_PAUSES = (0.1, 1.0, 5.0)
-"""Before a process that didn't start is tried again; after the last the pictures that wait are told."""
+"""Before a process that didn't start is tried again; before the last the pictures that wait are told."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,6 +248,7 @@ class Decoder:
         if pool is None:
             if self._num_up == 0:
                 self._line.refuse("no process to decode in could be started")
+            await asyncio.sleep(_START_PAUSES[-1])
             await self._line.wait()
             return
         self._num_up += 1
@@ -302,7 +303,8 @@ class Decoder:
             finally:
                 if pool is not None and not is_up:
                     _end(pool)
-            await asyncio.sleep(pause)
+            if pause != _START_PAUSES[-1]:
+                await asyncio.sleep(pause)
         return None
 
 
