@@ -12,6 +12,7 @@ import os
 import resource
 import signal
 import sys
+import time
 from collections import deque
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from dataclasses import dataclass, field
@@ -32,6 +33,7 @@ log = logging.getLogger("nametag.decode")
 _SMALL_PIXELS = 4_000_000
 _SMALL_BYTES = 1 << 20
 _TURNS = 4
+_LONG_WAIT_SECONDS = 0.5
 _PR_SET_PDEATHSIG = 1
 _START_SECONDS = 60.0
 _START_PAUSES = (0.1, 1.0, 5.0)
@@ -99,6 +101,7 @@ class _Job:
     data: bytes
     answer: asyncio.Future[_Result]
     is_small: bool = field(init=False)
+    since: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
         self.is_small = len(self.data) <= _SMALL_BYTES and declared_pixels(self.data) <= _SMALL_PIXELS
@@ -116,7 +119,8 @@ class _Line:
     """The pictures that wait for a process, up to so many bytes of them.
 
     While small and large ones wait, of `_TURNS` one is a large one's: a few large ones, of two seconds each, don't
-    hold up the many, and are decoded all the same.
+    hold up the many, and are decoded all the same. Who waits longest is next until that is too long: then more come
+    than can be decoded, the oldest are about to be cancelled, and the newest alone can still be decoded in time.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -167,7 +171,9 @@ class _Line:
     def _next(self) -> _Job:
         is_small = bool(self._small) and (not self._large or self._num_passed < _TURNS - 1)
         self._num_passed = self._num_passed + 1 if is_small and self._large else 0
-        job = (self._small if is_small else self._large).popleft()
+        jobs = self._small if is_small else self._large
+        is_late = time.monotonic() - jobs[0].since > _LONG_WAIT_SECONDS
+        job = jobs.pop() if is_late else jobs.popleft()
         self._num_bytes -= len(job.data)
         return job
 

@@ -100,6 +100,7 @@ def test_whoever_waits_longest_is_next() -> None:
 
     async def scenario() -> None:
         async with Decoder(LIMITS) as decoder:
+            await all_up(decoder)
             await asyncio.gather(come(decoder, "again and again", 20), come(decoder, "once", 1))
 
     asyncio.run(scenario())
@@ -406,3 +407,31 @@ def test_small_pictures_go_first_and_large_ones_go_too() -> None:
 def test_two_decode_at_once_where_there_are_cores() -> None:
     """One picture of two seconds doesn't stop all others."""
     assert DecodeLimits().processes == min(2, os.cpu_count() or 1)
+
+
+def test_more_than_can_be_decoded_leaves_most_of_what_can() -> None:
+    """In the order of coming each would be begun just before its post gives it up, and hardly one be used."""
+    slow = encoded(Image.effect_noise((1500, 1500), 60).convert("RGB"), "PNG", compress_level=1)
+    used: list[float] = []
+
+    async def come(decoder: Decoder, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await decoder.decode(slow)
+                used.append(seconds)
+
+    async def scenario() -> None:
+        async with Decoder(LIMITS) as decoder:
+            await decoder.decode(slow)
+            start = time.monotonic()
+            for _ in range(5):
+                await decoder.decode(slow)
+            took = (time.monotonic() - start) / 5
+            tasks = []
+            for _ in range(60):
+                tasks.append(asyncio.create_task(come(decoder, max(1.0, 10 * took))))
+                await asyncio.sleep(took / 3)
+            await asyncio.gather(*tasks)
+
+    asyncio.run(asyncio.wait_for(scenario(), 120))
+    assert len(used) > 60 / 3 * 0.5
