@@ -50,6 +50,9 @@ def run() -> NoReturn:
     if threading.active_count() == 1:
         sys.exit(status)
     logging.shutdown()
+    with contextlib.suppress(Exception):
+        # Else multiprocessing's own process finds the semaphores left behind, and warns under the last line.
+        sys.modules["multiprocessing.util"]._run_finalizers(0)
     with contextlib.suppress(OSError):
         sys.stdout.flush()
         sys.stderr.flush()

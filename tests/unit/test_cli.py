@@ -83,3 +83,20 @@ worker.cli.run()
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False, timeout=30)
     assert (done.returncode, done.stdout) == (3, b"said\n")
+
+
+def test_nothing_is_said_under_the_last_line() -> None:
+    """A process pool that is left behind had multiprocessing warn of leaked semaphores, as if that were the error."""
+    code = """
+import multiprocessing, threading, time
+import worker.cli
+def main():
+    global kept
+    kept = multiprocessing.get_context("spawn").Semaphore()
+    threading.Thread(target=time.sleep, args=(60,)).start()
+    return 1
+worker.cli.main = main
+worker.cli.run()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False, timeout=30)
+    assert (done.returncode, done.stderr) == (1, b"")
