@@ -82,6 +82,10 @@ class Member:
         name = (self.name or self.archive).lower()
         return name.removesuffix(".gz").removesuffix(".bz2").endswith(CONTAINERS)
 
+    def may_hold(self, archive: str, name: str) -> bool:
+        """Whether it is the member of that name, or an archive that may hold it or a rival of a later member."""
+        return self.is_named_archive or self.place is None or (self.archive, self.name) == (archive, name)
+
     def inner(self, found: Found) -> "Member":
         """What was found in this one, an archive."""
         name = f"{self.name}/{found.name}" if self.name else found.name

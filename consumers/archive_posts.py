@@ -6,8 +6,10 @@ Each line is exactly one of these: a post that is wanted, the notice of a delete
 kind, a blank keep-alive is one), a post that isn't wanted (by why), or what can't be read as a post (by reason).
 """
 
+import sys
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple
@@ -17,9 +19,17 @@ from consumers.archive_choice import Chooser, PostChoice
 from consumers.archive_lines import lines
 from consumers.archive_members import Archives, Member
 from consumers.archive_streams import MemberBroken, Stream
-from consumers.errors import BadMessage
+from consumers.errors import BadMessage, SourceUnavailable
 from consumers.posts import Post, read_object
 from consumers.tweets import control_kind
+
+
+class Place(NamedTuple):
+    """Where a post stands: the input as it was given, the member in it, and the line there, from 0."""
+
+    archive: str
+    member: str
+    line: int
 
 
 class ArchivePost(NamedTuple):
@@ -32,6 +42,11 @@ class ArchivePost(NamedTuple):
     value: bytes
     member: Member
     line: int
+
+    @property
+    def place(self) -> Place:
+        """Where it stands, for a replay to go on after it."""
+        return Place(self.member.archive, self.member.name, self.line)
 
 
 @dataclass(slots=True)
@@ -57,25 +72,41 @@ class Books:
 
 
 class ArchivePosts:
-    """The posts of archives that are wanted, in the order of time; a line beyond `max_post_bytes` is skipped."""
+    """The posts of archives that are wanted, in the order of time; a line beyond `max_post_bytes` is skipped.
 
-    def __init__(self, archives: Archives, choice: PostChoice, *, max_post_bytes: int) -> None:
+    With `after` only those behind that place; the books begin there too.
+    """
+
+    def __init__(
+        self, archives: Archives, choice: PostChoice, *, max_post_bytes: int, after: Place | None = None
+    ) -> None:
         self._archives = archives
         self._chooser = Chooser(choice)
+        # What stands before `after` tells which originals came already.
+        self._is_all_read = choice.retweets == "fold"
         self._max_post_bytes = max_post_bytes
+        self._after = after
         self.books = Books()
 
     def of(self, entry: Member) -> Iterator[ArchivePost]:
         """The posts of an entry of the archives' plan."""
+        if self._after and not self._is_all_read and not entry.may_hold(self._after.archive, self._after.member):
+            return
         for member, stream in self._archives.members(entry):
             yield from self._of_member(member, stream)
 
     def _of_member(self, member: Member, stream: Stream) -> Iterator[ArchivePost]:
+        last_done = self._last_done(member)
+        if last_done == sys.maxsize and not self._is_all_read:
+            return
         try:
             for number, line in enumerate(lines(stream, self._max_post_bytes)):
+                if number <= last_done:
+                    self._pass_over(line)
+                    continue
                 self.books.num_lines += 1
                 try:
-                    read = self._read(line)
+                    read = self._read(line, self.books)
                 except BadMessage as error:
                     self.books.skipped[error.reason] += 1
                     continue
@@ -86,26 +117,42 @@ class ArchivePosts:
         except MemberBroken as error:
             self._archives.books.warn(member, error)
 
-    def _read(self, line: bytes) -> tuple[Post, bytes] | None:
+    def check_found(self) -> None:
+        """Raise `SourceUnavailable` where the place to go on after was in none of the entries."""
+        if self._after:
+            raise SourceUnavailable(
+                f"line {self._after.line + 1} of {self._after.member or self._after.archive}, where the replay was "
+                "stopped, is in none of the inputs any more; name the same inputs, or begin anew without --resume"
+            )
+
+    def _last_done(self, member: Member) -> int:
+        """The last line of `member` that is done: -1 for none, `sys.maxsize` for all."""
+        if self._after is None:
+            return -1
+        if (member.archive, member.name) != self._after[:2]:
+            return sys.maxsize
+        last_done, self._after = self._after.line, None
+        return last_done
+
+    def _pass_over(self, line: bytes) -> None:
+        if self._is_all_read:
+            with suppress(BadMessage):
+                self._read(line, Books())
+
+    def _read(self, line: bytes, books: Books) -> tuple[Post, bytes] | None:
         """The post in a line and its bytes; None where it is none, or isn't wanted. Raises `BadMessage`."""
         if not line.strip():
-            self.books.control["keep_alive"] += 1
+            books.control["keep_alive"] += 1
             return None
         body = read_object(line, max_bytes=self._max_post_bytes)
         if kind := control_kind(body):
-            self._note(kind)
+            _note(kind, books)
             return None
         post, original = self._chooser.read(body)
         if why := self._chooser.why_not(post, body):
-            self.books.filtered[why] += 1
+            books.filtered[why] += 1
             return None
         return post, line if original is None else wire.dumps(original)
-
-    def _note(self, kind: str) -> None:
-        if kind == "delete":
-            self.books.num_deletes += 1
-        else:
-            self.books.control[kind] += 1
 
     def _enter(self, post: Post, value: bytes) -> None:
         books = self.books
@@ -115,3 +162,10 @@ class ArchivePosts:
         if moment := post.created_at:
             books.first = min(books.first or moment, moment)
             books.last = max(books.last or moment, moment)
+
+
+def _note(kind: str, books: Books) -> None:
+    if kind == "delete":
+        books.num_deletes += 1
+    else:
+        books.control[kind] += 1

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import TextIO
@@ -27,6 +28,7 @@ from worker.pace import Pace
 from worker.publish import JsonlSink
 from worker.replay_progress import ReplayProgress
 from worker.replay_report import Report
+from worker.replay_resume import Kept, ResumableSink, ResumeFile
 from worker.settings import Settings, load_settings
 
 INTERRUPTED = 130
@@ -40,14 +42,17 @@ def replay(options: argparse.Namespace, choice: PostChoice) -> int:
     settings = load_settings(options.config)
     configure_logs("text", logging.WARNING)
     archives = Archives(options.paths)
-    posts = ArchivePosts(archives, choice, max_post_bytes=settings.max_post_bytes)
+    resume = _resume_file(options, choice)
+    kept = resume.read() if resume else Kept()
+    posts = ArchivePosts(archives, choice, max_post_bytes=settings.max_post_bytes, after=kept.place)
     plan = archives.plan()
     started_at = time.monotonic()
     try:
         with ReplayProgress(posts.books, plan, Console(stderr=True)) as progress:
             if options.out is not None:
                 _check_output(options, plan)
-                is_at_end = _to_file(posts, progress, settings, options)
+                found = _found(posts, progress)
+                is_at_end = _to_file(_in_time(found, options.rate), settings, options, resume, kept)
             else:
                 is_at_end = _to_topic_or_nowhere(posts, progress, settings, options)
     finally:
@@ -96,6 +101,7 @@ def _found(
                 return
         if is_stopped():
             return
+    posts.check_found()
 
 
 def _to_topic_or_nowhere(
@@ -126,29 +132,42 @@ def _to_topic(posts: Iterator[ArchivePost], settings: Settings, rate: float | No
         topic.wait()
 
 
-def _to_file(posts: ArchivePosts, progress: ReplayProgress, settings: Settings, options: argparse.Namespace) -> bool:
+def _to_file(
+    posts: Iterator[ArchivePost], settings: Settings, options: argparse.Namespace, resume: ResumeFile | None, kept: Kept
+) -> bool:
     """Whether the end was reached."""
     # It imports torch: what is wrong in the settings and the inputs was told at once.
     from worker.service import Edges, run_worker
 
-    pace = Pace(options.rate)
-
-    def in_time() -> Iterator[ArchivePost]:
-        for post in _found(posts, progress):
-            pace.wait()
-            yield post
-
-    source = ArchiveSource(in_time(), one_by_one=options.rate is not None)
-    asyncio.run(run_worker(settings, Edges(source=source, sink=JsonlSink(options.out, options.dead_letters))))
+    source = ArchiveSource(posts, one_by_one=options.rate is not None, keeps_places=resume is not None)
+    outputs = (options.out, options.dead_letters)
+    sink = ResumableSink(outputs, resume, kept, source) if resume else JsonlSink(*outputs)
+    asyncio.run(run_worker(settings, Edges(source=source, sink=sink)))
     return source.is_at_end
+
+
+def _in_time(posts: Iterator[ArchivePost], rate: float | None) -> Iterator[ArchivePost]:
+    pace = Pace(rate)
+    for post in posts:
+        pace.wait()
+        yield post
+
+
+def _resume_file(options: argparse.Namespace, choice: PostChoice) -> ResumeFile | None:
+    if options.resume is None:
+        return None
+    # A set has no order of its own.
+    chosen = repr((sorted(choice.languages), replace(choice, languages=frozenset())))
+    return ResumeFile(options.resume, [*options.paths, chosen, options.out, options.dead_letters])
 
 
 def _check_output(options: argparse.Namespace, plan: Sequence[Member]) -> None:
     """Raise `SettingsError` where an output is an input, or the other output: to open it for writing empties it."""
-    outputs = [Path(path).resolve() for path in (options.out, options.dead_letters) if path != "-"]
+    named = (options.out, options.dead_letters, options.resume or "-")
+    outputs = [Path(path).resolve() for path in named if path != "-"]
     inputs = {entry.file.resolve() for entry in plan if entry.file}
     if len(set(outputs)) < len(outputs) or inputs & set(outputs):
-        raise SettingsError("--out and --dead-letters must name two files, and none of the archives")
+        raise SettingsError("--out, --dead-letters and --resume must name different files, and none of the archives")
 
 
 def _print(report: Report, *, as_json: bool, to: TextIO) -> None:

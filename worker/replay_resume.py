@@ -1,0 +1,122 @@
+"""How far a replay to a file came, so that it goes on exactly there: kept together with the length of its outputs.
+
+1. the outcomes are appended to the outputs, and these are synced to the disk;
+2. the place of the last and the outputs' lengths are written to the file of `--resume`, whole or not at all.
+
+A replay that was killed between the two finds outputs that are longer than was kept, and cuts them back.
+"""
+
+import asyncio
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import BinaryIO
+
+from consumers.archive_posts import Place
+from consumers.archive_source import PARTITION, ArchiveSource
+from consumers.events import EntityEvent
+from consumers.source import Offsets
+from model.whole_file import whole_file
+from worker.errors import SettingsError, SinkUnavailable
+from worker.publish import Outcome
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """What was kept: the place of the last post that is done, and how long the two outputs were then."""
+
+    place: Place | None = None
+    lengths: tuple[int, int] = (0, 0)
+
+
+class ResumeFile:
+    """The file of `--resume`; `replay` describes the inputs, the choice and the outputs that it belongs to."""
+
+    def __init__(self, path: Path, replay: Sequence[str]) -> None:
+        self._path = path
+        self._replay = sha256(json.dumps(replay).encode()).hexdigest()
+
+    def __str__(self) -> str:
+        return str(self._path)
+
+    def read(self) -> Kept:
+        """What was kept; nothing at the first start. Raises `SettingsError` where it is another replay's."""
+        try:
+            kept = json.loads(self._path.read_bytes())
+            replay, place, (events, letters) = kept["replay"], Place(*kept["place"]), kept["lengths"]
+        except FileNotFoundError:
+            return Kept()
+        except OSError as error:
+            raise SettingsError(f"{self._path} can't be read ({error.strerror}); name another with --resume") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise SettingsError(f"{self._path} is no file of a replay; name another with --resume") from error
+        if replay != self._replay:
+            raise SettingsError(
+                f"{self._path} belongs to a replay of other inputs, choices or outputs; "
+                "give the same as then, or name another with --resume"
+            )
+        return Kept(place=place, lengths=(events, letters))
+
+    def write(self, kept: Kept) -> None:
+        """Put `kept` in its place, whole. Raises `OutputError`."""
+        with whole_file(self._path) as file:
+            body = {"replay": self._replay, "place": kept.place, "lengths": kept.lengths}
+            file.write(json.dumps(body).encode() + b"\n")
+
+
+class ResumableSink:
+    """Appends events and dead letters to two files, and keeps how far it came."""
+
+    commits_offsets = True
+
+    def __init__(self, paths: tuple[str, str], resume: ResumeFile, kept: Kept, source: ArchiveSource) -> None:
+        self._paths, self._resume, self._kept, self._source = paths, resume, kept, source
+        self._files: list[BinaryIO] = []
+
+    async def start(self) -> None:
+        """Open the files, and cut off what is behind what was kept. Raises `SinkUnavailable`."""
+        for path, length in zip(self._paths, self._kept.lengths, strict=True):
+            self._files.append(await asyncio.to_thread(self._open, path, length))
+
+    async def publish(self, outcomes: Sequence[Outcome], offsets: Offsets, membership: object) -> None:
+        """Write one line for each outcome, then keep how far that is."""
+        place = self._source.place_before(offsets[PARTITION])
+        await asyncio.to_thread(self._write, outcomes, place)
+
+    async def close(self) -> None:
+        """Close the files."""
+        for file in self._files:
+            file.close()
+
+    def _open(self, path: str, length: int) -> BinaryIO:
+        try:
+            # Without a buffer: what can't be written is told by the write, and nothing is left for the close.
+            file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0)
+            if file.seek(0, os.SEEK_END) < length:
+                file.close()
+                raise SinkUnavailable(
+                    f"{path} is shorter than the replay left it; bring it back, or remove {self._resume} and begin anew"
+                )
+            file.truncate(length)
+            file.seek(length)
+        except OSError as error:
+            raise SinkUnavailable(f"{path} can't be written ({error.strerror}); name another file") from error
+        return file
+
+    def _write(self, outcomes: Sequence[Outcome], place: Place) -> None:
+        lines: tuple[list[bytes], list[bytes]] = ([], [])
+        for outcome in outcomes:
+            lines[not isinstance(outcome, EntityEvent)].append(outcome.to_json() + b"\n")
+        try:
+            for file, new in zip(self._files, lines, strict=True):
+                data = memoryview(b"".join(new))
+                while data:
+                    data = data[file.write(data) :]
+                os.fsync(file.fileno())
+            lengths = (self._files[0].tell(), self._files[1].tell())
+        except OSError as error:
+            raise SinkUnavailable(f"an event can't be written ({error.strerror}); make room there") from error
+        self._resume.write(Kept(place=place, lengths=lengths))
