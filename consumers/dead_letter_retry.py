@@ -12,9 +12,8 @@ or neither:
 A kill between two of these steps leaves whole transactions, and nothing to be cleaned up.
 """
 
-import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
@@ -23,6 +22,7 @@ from kafka import KafkaProducer
 from kafka.errors import InvalidProducerEpochError, KafkaError, MessageSizeTooLargeError, ProducerFencedError
 
 from consumers.dead_letter_topic import DeadLetterTopic, Survey
+from consumers.deadline import within
 from consumers.errors import RetryStopped
 from consumers.kafka_connection import KafkaConnection
 from consumers.kafka_reader import START_SECONDS, KafkaReader
@@ -153,7 +153,7 @@ class Retry:
                 return False
             raise self._stopped(error, "what was under way was given up") from error
         try:
-            _within(TRANSACTION_SECONDS, self._producer.commit_transaction)
+            within(TRANSACTION_SECONDS, self._producer.commit_transaction)
         except (KafkaError, TimeoutError) as error:
             raise self._stopped(error, f"nobody knows of {num} more") from error
         self.report.num_put_back += num
@@ -195,7 +195,7 @@ class Retry:
         if producer is None:
             return
         try:
-            _within(2.0, lambda: producer.close(timeout=1.0))
+            within(2.0, lambda: producer.close(timeout=1.0))
         except (KafkaError, TimeoutError):
             # It would hold up the end of the process, at what it can't send any more.
             producer._sender.force_close()
@@ -237,22 +237,3 @@ def _groups(items: Iterable[S]) -> Iterator[list[S]]:
         num_bytes += item.num_bytes
     if group:
         yield group
-
-
-def _within(seconds: float, act: Callable[[], object]) -> None:
-    """Run `act`, which has no deadline of its own. Raises TimeoutError, and leaves it behind."""
-    raised: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            act()
-        except BaseException as error:
-            raised.append(error)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if thread.is_alive():
-        raise TimeoutError(f"no answer within {seconds:g} s")
-    if raised:
-        raise raised[0]

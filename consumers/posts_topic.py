@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Self
 from kafka import KafkaProducer
 from kafka.errors import KafkaError, KafkaTimeoutError
 
-from consumers.archive_posts import ArchivePost
+from consumers.archive_posts import ArchivePost, Place
 from consumers.errors import ReplayStopped, SourceUnavailable
 from consumers.kafka_connection import KafkaConnection, explain_unreachable, is_known_missing, wait_reachable
 
@@ -39,6 +39,11 @@ class PostsTopic:
         self.num_acknowledged = 0
         self.last: ArchivePost | None = None
 
+    @property
+    def after(self) -> Place | None:
+        """The place behind which posts are still to be put; None where that is all of them."""
+        return None
+
     def __enter__(self) -> Self:
         """Connect. Raises `SourceUnavailable` where no broker answers, or there is no such topic."""
         wait_reachable(self._connection, START_SECONDS)
@@ -58,6 +63,7 @@ class PostsTopic:
                 batch_size=256 * 1024,
                 # The topic's own limit decides.
                 max_request_size=2**30,
+                **self._transaction_options(),
             )
         except KafkaError as error:
             raise SourceUnavailable(explain_unreachable(self._connection, START_SECONDS)) from error
@@ -72,6 +78,9 @@ class PostsTopic:
                 "create it, or set kafka.posts_topic"
             ) from error
         return self
+
+    def _transaction_options(self) -> dict[str, Any]:
+        return {}
 
     def __exit__(self, _type: type[BaseException] | None, _error: object, _trace: TracebackType | None) -> None:
         """Disconnect; what wasn't waited for may or may not go out."""
@@ -105,7 +114,7 @@ class PostsTopic:
         self.num_acknowledged += 1
         self.last = post
 
-    def _stopped(self, error: KafkaError) -> ReplayStopped:
+    def _stopped(self, error: Exception) -> ReplayStopped:
         where = f", the last from line {self.last.line + 1} of {self.last.member}" if self.last else ""
         return ReplayStopped(
             f"putting posts on {self._topic} failed at {self._connection} ({error!r}); {self.num_acknowledged} are "

@@ -28,7 +28,8 @@ def add_replay(commands: "Commands") -> None:
     _add_what(parser)
     _add_choice(parser)
     parser.add_argument("--resume", type=Path, metavar="FILE",
-                        help="with --out: keep in FILE how far it came, and go on there, killed or stopped")  # fmt: skip
+                        help="keep in FILE how far it came, and go on there: with --to-topic FILE names the replay, "
+                        "and the brokers keep how far it came")  # fmt: skip
     parser.add_argument("--rate", metavar="N", type=_rate, help="at most N posts a second")
     parser.add_argument("--json", action="store_true", help="the books as a JSON object")
     parser.add_argument("--config", type=Path, metavar="TOML", help="the settings file")
@@ -85,8 +86,8 @@ def _moment(text: str) -> datetime:
 
 
 def _replay(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
-    if options.resume and options.out in (None, "-"):
-        parser.error("--resume needs --out with a file")
+    if options.resume and not options.to_topic and options.out in (None, "-"):
+        parser.error("--resume needs --to-topic, or --out with a file")
     from consumers.archive_choice import PostChoice
     from worker.replay import replay
 

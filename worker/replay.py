@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -21,6 +21,7 @@ from consumers.archive_members import Archives, Member
 from consumers.archive_posts import ArchivePost, ArchivePosts
 from consumers.archive_source import ArchiveSource
 from consumers.posts_topic import PostsTopic
+from consumers.posts_topic_once import PostsTopicOnce
 from worker.errors import SettingsError
 from worker.kafka_settings import connection_of
 from worker.logs import configure_logs
@@ -33,6 +34,9 @@ from worker.settings import Settings, load_settings
 
 INTERRUPTED = 130
 
+SLOW_RATE = 1.0
+"""Posts a second below which each is waited for, and doesn't wait for the next."""
+
 
 def replay(options: argparse.Namespace, choice: PostChoice) -> int:
     """Do what the options ask, and print the books; gives back the exit status.
@@ -41,26 +45,27 @@ def replay(options: argparse.Namespace, choice: PostChoice) -> int:
     """
     settings = load_settings(options.config)
     configure_logs("text", logging.WARNING)
-    archives = Archives(options.paths)
     resume = _resume_file(options, choice)
     kept = resume.read() if resume else Kept()
-    posts = ArchivePosts(archives, choice, max_post_bytes=settings.max_post_bytes, after=kept.place)
+    archives = Archives(options.paths)
     plan = archives.plan()
-    started_at = time.monotonic()
-    try:
-        with ReplayProgress(posts.books, plan, Console(stderr=True)) as progress:
-            if options.out is not None:
-                _check_output(options, plan)
-                found = _found(posts, progress)
-                is_at_end = _to_file(_in_time(found, options.rate), settings, options, resume, kept)
-            else:
-                is_at_end = _to_topic_or_nowhere(posts, progress, settings, options)
-    finally:
-        archives.close()
-        report = Report(
-            members=archives.books, books=posts.books, seconds=time.monotonic() - started_at, rate=options.rate
-        )
-        _print(report, as_json=options.json, to=sys.stderr if options.out == "-" else sys.stdout)
+    if options.out is not None:
+        _check_output(options, plan)
+    with closing(archives), _topic(options, settings, resume, kept) as topic:
+        after = topic.after if topic else kept.place
+        posts = ArchivePosts(archives, choice, max_post_bytes=settings.max_post_bytes, after=after)
+        started_at = time.monotonic()
+        try:
+            with ReplayProgress(posts.books, plan, Console(stderr=True)) as progress:
+                if options.out is not None:
+                    found = _in_time(_found(posts, progress), options.rate)
+                    is_at_end = _to_file(found, settings, options, resume, kept)
+                else:
+                    is_at_end = _to_topic_or_nowhere(posts, progress, topic, options.rate)
+        finally:
+            seconds = time.monotonic() - started_at
+            report = Report(members=archives.books, books=posts.books, seconds=seconds, rate=options.rate)
+            _print(report, as_json=options.json, to=sys.stderr if options.out == "-" else sys.stdout)
     if not is_at_end:
         print("stopped before the end", file=sys.stderr)
         return INTERRUPTED
@@ -104,32 +109,48 @@ def _found(
     posts.check_found()
 
 
-def _to_topic_or_nowhere(
-    posts: ArchivePosts, progress: ReplayProgress, settings: Settings, options: argparse.Namespace
-) -> bool:
-    """Whether the end was reached."""
-    stop = _Stop()
-    with stop.on_signals():
-        found = _found(posts, progress, lambda: stop.is_asked)
-        if options.to_topic:
-            _to_topic(found, settings, options.rate)
-        else:
-            for _ in found:
-                pass
-    return not stop.is_asked
-
-
-def _to_topic(posts: Iterator[ArchivePost], settings: Settings, rate: float | None) -> None:
+@contextmanager
+def _topic(
+    options: argparse.Namespace, settings: Settings, resume: ResumeFile | None, kept: Kept
+) -> Iterator[PostsTopic | None]:
+    """The topic that posts are to be put on, if they are; with `resume` each of them once."""
+    if not options.to_topic:
+        yield None
+        return
     try:
         connection = connection_of(settings.kafka)
     except ValueError as error:
         raise SettingsError(f"the settings are wrong: {error}") from error
-    with PostsTopic(connection, settings.kafka.posts_topic) as topic:
-        pace = Pace(rate)
-        for post in posts:
-            topic.put(post)
-            pace.wait()
-        topic.wait()
+    name = settings.kafka.posts_topic
+    if resume is None:
+        with PostsTopic(connection, name) as topic:
+            yield topic
+        return
+    # The name first: what is put on the topic under a name that is lost would come twice.
+    resume.write(kept)
+    with PostsTopicOnce(connection, name, name=kept.name, is_begun=kept.place is not None) as topic:
+        try:
+            yield topic
+        finally:
+            resume.write(replace(kept, place=topic.after))
+
+
+def _to_topic_or_nowhere(
+    posts: ArchivePosts, progress: ReplayProgress, topic: PostsTopic | None, rate: float | None
+) -> bool:
+    """Whether the end was reached."""
+    stop = _Stop()
+    pace = Pace(rate)
+    with stop.on_signals():
+        for post in _found(posts, progress, lambda: stop.is_asked):
+            if topic:
+                topic.put(post)
+                if rate and rate < SLOW_RATE:
+                    topic.wait()
+                pace.wait()
+        if topic:
+            topic.wait()
+    return not stop.is_asked
 
 
 def _to_file(
@@ -158,7 +179,7 @@ def _resume_file(options: argparse.Namespace, choice: PostChoice) -> ResumeFile 
         return None
     # A set has no order of its own.
     chosen = repr((sorted(choice.languages), replace(choice, languages=frozenset())))
-    return ResumeFile(options.resume, [*options.paths, chosen, options.out, options.dead_letters])
+    return ResumeFile(options.resume, [*options.paths, chosen, options.out or "", options.dead_letters])
 
 
 def _check_output(options: argparse.Namespace, plan: Sequence[Member]) -> None:

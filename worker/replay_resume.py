@@ -1,4 +1,4 @@
-"""How far a replay to a file came, so that it goes on exactly there: kept together with the length of its outputs.
+"""How far a replay came, so that it goes on exactly there: to files, kept together with their lengths.
 
 1. the outcomes are appended to the outputs, and these are synced to the disk;
 2. the place of the last and the outputs' lengths are written to the file of `--resume`, whole or not at all.
@@ -10,10 +10,11 @@ import asyncio
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import BinaryIO
+from uuid import uuid4
 
 from consumers.archive_posts import Place
 from consumers.archive_source import PARTITION, ArchiveSource
@@ -26,10 +27,15 @@ from worker.publish import Outcome
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kept:
-    """What was kept: the place of the last post that is done, and how long the two outputs were then."""
+    """What was kept: the place of the last post that is done, and how long the two outputs were then.
+
+    Where posts go to a topic, the brokers keep the place, under the replay's `name`; here a place only
+    tells that they do.
+    """
 
     place: Place | None = None
     lengths: tuple[int, int] = (0, 0)
+    name: str = field(default_factory=lambda: uuid4().hex)
 
 
 class ResumeFile:
@@ -46,7 +52,8 @@ class ResumeFile:
         """What was kept; nothing at the first start. Raises `SettingsError` where it is another replay's."""
         try:
             kept = json.loads(self._path.read_bytes())
-            replay, place, (events, letters) = kept["replay"], Place(*kept["place"]), kept["lengths"]
+            replay, name, (events, letters) = kept["replay"], kept["name"], kept["lengths"]
+            place = Place(*kept["place"]) if kept["place"] else None
         except FileNotFoundError:
             return Kept()
         except OSError as error:
@@ -58,12 +65,12 @@ class ResumeFile:
                 f"{self._path} belongs to a replay of other inputs, choices or outputs; "
                 "give the same as then, or name another with --resume"
             )
-        return Kept(place=place, lengths=(events, letters))
+        return Kept(place=place, lengths=(events, letters), name=name)
 
     def write(self, kept: Kept) -> None:
         """Put `kept` in its place, whole. Raises `OutputError`."""
         with whole_file(self._path) as file:
-            body = {"replay": self._replay, "place": kept.place, "lengths": kept.lengths}
+            body = {"replay": self._replay, "place": kept.place, "lengths": kept.lengths, "name": kept.name}
             file.write(json.dumps(body).encode() + b"\n")
 
 
@@ -119,4 +126,4 @@ class ResumableSink:
             lengths = (self._files[0].tell(), self._files[1].tell())
         except OSError as error:
             raise SinkUnavailable(f"an event can't be written ({error.strerror}); make room there") from error
-        self._resume.write(Kept(place=place, lengths=lengths))
+        self._resume.write(replace(self._kept, place=place, lengths=lengths))

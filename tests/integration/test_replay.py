@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kafka.admin import KafkaAdminClient
 
 from tests.integration.topic_tools import limit_messages, records
 from worker.cli import main
@@ -106,3 +107,45 @@ def test_ctrl_c_stops_after_what_is_under_way(kafka_bootstrap: str, topics: Any,
     assert process.returncode == 130
     assert b"stopped before the end" in err
     assert json.loads(out)["posts"] == len(records(kafka_bootstrap, topics.posts))
+
+
+@pytest.mark.usefixtures("at_broker")
+def test_kills_lose_and_double_nothing(kafka_bootstrap: str, topics: Any, tmp_path: Path) -> None:
+    """Killed at random moments and begun anew, each post is on the topic once, in the order of its id."""
+    random.seed(6)
+    lines = write(tmp_path / "posts.json", 12_000)
+    command = [sys.executable, "-m", "worker.cli", "replay", str(tmp_path / "posts.json"), "--to-topic"]
+    command += ["--rate", "2500", "--resume", str(tmp_path / "resume")]
+    num_killed = 0
+    while num_killed < 100:
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+            try:
+                _, told = process.communicate(timeout=1.0 + random.random() * 2)
+                break
+            except subprocess.TimeoutExpired:
+                process.kill()
+                num_killed += 1
+    assert process.returncode == 0, told.decode()
+    assert num_killed >= 2
+    found = records(kafka_bootstrap, topics.posts)
+    assert sorted(record.value for record in found) == sorted(lines)
+    for key in (b"0", b"499"):
+        assert [r.value for r in found if r.key == key] == [line for line in lines if b'"%s"' % key in line]
+    assert main([*command[3:]]) == 0
+    assert len(records(kafka_bootstrap, topics.posts)) == len(lines)
+
+
+@pytest.mark.usefixtures("at_broker")
+def test_a_place_that_the_brokers_forgot_is_said(
+    kafka_bootstrap: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rather than that all posts come once more."""
+    write(tmp_path / "posts.json", 10)
+    command = ["replay", str(tmp_path / "posts.json"), "--to-topic", "--resume", str(tmp_path / "resume")]
+    assert main(command) == 0
+    group = f"nametag-replay-{json.loads((tmp_path / 'resume').read_bytes())['name']}"
+    admin = KafkaAdminClient(bootstrap_servers=kafka_bootstrap)
+    admin.delete_groups([group])
+    admin.close()
+    assert main(command) == 1
+    assert "no longer know how far the replay came" in capsys.readouterr().err

@@ -36,6 +36,8 @@ def minute(tmp_path: Path) -> Path:
         (["a"], "--dry-run"),
         (["a", "--dry-run", "--to-topic"], "not allowed with"),
         (["a", "--out", "b", "--to-topic"], "not allowed with"),
+        (["a", "--dry-run", "--resume", "b"], "--resume needs --to-topic, or --out with a file"),
+        (["a", "--out", "-", "--resume", "b"], "--resume needs --to-topic, or --out with a file"),
         (["a", "--dry-run", "--rate", "0"], "0 is no number above 0"),
         (["a", "--dry-run", "--rate", "inf"], "inf is no number above 0"),
         (["a", "--dry-run", "--since", "soon"], "soon is no ISO time"),
