@@ -31,6 +31,8 @@ def add_replay(commands: "Commands") -> None:
                         help="keep in FILE how far it came, and go on there: with --to-topic FILE names the replay, "
                         "and the brokers keep how far it came")  # fmt: skip
     parser.add_argument("--rate", metavar="N", type=_rate, help="at most N posts a second")
+    parser.add_argument("--speed", metavar="X", type=_speed,
+                        help="by the posts' own clock: 1x as they were made, 60x an hour in a minute")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="the books as a JSON object")
     parser.add_argument("--config", type=Path, metavar="TOML", help="the settings file")
     parser.set_defaults(run=partial(_replay, parser))
@@ -75,6 +77,10 @@ def _rate(text: str) -> float:
     if not 0 < rate < math.inf:
         raise argparse.ArgumentTypeError(f"{text} is no number above 0")
     return rate
+
+
+def _speed(text: str) -> float:
+    return _rate(text.removesuffix("x"))
 
 
 def _moment(text: str) -> datetime:

@@ -1,31 +1,54 @@
-"""At most so many posts a second."""
+"""At most so many posts a second, or as fast as they were made, or so many times as fast."""
 
 import time
 from collections.abc import Callable
+from datetime import datetime
 
 CATCH_UP_SECONDS = 1.0
 """What was missed while something else took long may be made up for, but no more than this."""
 
+LONG_SECONDS = 1.0
+"""Before a wait of more than this nothing is held back."""
+
+NAP_SECONDS = 0.2
+"""So often it is seen whether one is to stop."""
+
 
 class Pace:
-    """Holds up whoever comes too often; no `rate` holds up nobody."""
+    """Holds up posts that come too early: at `rate` posts a second, at `speed` times the posts' own clock, or both.
+
+    The own clock is that of `created_at`; it starts with the first post that has one.
+    """
 
     def __init__(
         self,
-        rate: float | None,
+        rate: float | None = None,
+        speed: float | None = None,
         *,
+        is_stopped: Callable[[], bool] = lambda: False,
+        before_long_wait: Callable[[], object] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._seconds = 1 / rate if rate else 0.0
+        self._speed = speed
+        self._is_stopped = is_stopped
+        self._before_long_wait = before_long_wait
         self._clock, self._sleep = clock, sleep
         self._next_at = clock()
+        self._first: tuple[float, datetime] | None = None
 
-    def wait(self) -> None:
-        """Wait for the next post's turn."""
-        if not self._seconds:
-            return
+    def wait(self, moment: datetime | None) -> None:
+        """Wait for the turn of a post that was made at `moment`; less where one is to stop."""
         now = self._clock()
-        if now < self._next_at:
-            self._sleep(self._next_at - now)
-        self._next_at = max(self._next_at, now - CATCH_UP_SECONDS) + self._seconds
+        due = now
+        if self._seconds:
+            due = self._next_at
+            self._next_at = max(due, now - CATCH_UP_SECONDS) + self._seconds
+        if self._speed and moment:
+            started_at, first = self._first = self._first or (now, moment)
+            due = max(due, started_at + (moment - first).total_seconds() / self._speed)
+        if due - now > LONG_SECONDS:
+            self._before_long_wait()
+        while (left := due - self._clock()) > 0 and not self._is_stopped():
+            self._sleep(min(left, NAP_SECONDS))

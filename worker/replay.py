@@ -34,9 +34,6 @@ from worker.settings import Settings, load_settings
 
 INTERRUPTED = 130
 
-SLOW_RATE = 1.0
-"""Posts a second below which each is waited for, and doesn't wait for the next."""
-
 
 def replay(options: argparse.Namespace, choice: PostChoice) -> int:
     """Do what the options ask, and print the books; gives back the exit status.
@@ -58,10 +55,10 @@ def replay(options: argparse.Namespace, choice: PostChoice) -> int:
         try:
             with ReplayProgress(posts.books, plan, Console(stderr=True)) as progress:
                 if options.out is not None:
-                    found = _in_time(_found(posts, progress), options.rate)
+                    found = _in_time(_found(posts, progress), Pace(options.rate, options.speed))
                     is_at_end = _to_file(found, settings, options, resume, kept)
                 else:
-                    is_at_end = _to_topic_or_nowhere(posts, progress, topic, options.rate)
+                    is_at_end = _to_topic_or_nowhere(posts, progress, topic, options)
         finally:
             seconds = time.monotonic() - started_at
             report = Report(members=archives.books, books=posts.books, seconds=seconds, rate=options.rate)
@@ -136,18 +133,17 @@ def _topic(
 
 
 def _to_topic_or_nowhere(
-    posts: ArchivePosts, progress: ReplayProgress, topic: PostsTopic | None, rate: float | None
+    posts: ArchivePosts, progress: ReplayProgress, topic: PostsTopic | None, options: argparse.Namespace
 ) -> bool:
     """Whether the end was reached."""
     stop = _Stop()
-    pace = Pace(rate)
+    before_long_wait = topic.wait if topic else lambda: None
+    pace = Pace(options.rate, options.speed, is_stopped=lambda: stop.is_asked, before_long_wait=before_long_wait)
     with stop.on_signals():
         for post in _found(posts, progress, lambda: stop.is_asked):
             if topic:
+                pace.wait(post.post.created_at)
                 topic.put(post)
-                if rate and rate < SLOW_RATE:
-                    topic.wait()
-                pace.wait()
         if topic:
             topic.wait()
     return not stop.is_asked
@@ -160,17 +156,16 @@ def _to_file(
     # It imports torch: what is wrong in the settings and the inputs was told at once.
     from worker.service import Edges, run_worker
 
-    source = ArchiveSource(posts, one_by_one=options.rate is not None, keeps_places=resume is not None)
+    source = ArchiveSource(posts, one_by_one=bool(options.rate or options.speed), keeps_places=resume is not None)
     outputs = (options.out, options.dead_letters)
     sink = ResumableSink(outputs, resume, kept, source) if resume else JsonlSink(*outputs)
     asyncio.run(run_worker(settings, Edges(source=source, sink=sink)))
     return source.is_at_end
 
 
-def _in_time(posts: Iterator[ArchivePost], rate: float | None) -> Iterator[ArchivePost]:
-    pace = Pace(rate)
+def _in_time(posts: Iterator[ArchivePost], pace: Pace) -> Iterator[ArchivePost]:
     for post in posts:
-        pace.wait()
+        pace.wait(post.post.created_at)
         yield post
 
 

@@ -4,7 +4,8 @@ import bz2
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import get_args
 
@@ -40,6 +41,7 @@ def minute(tmp_path: Path) -> Path:
         (["a", "--out", "-", "--resume", "b"], "--resume needs --to-topic, or --out with a file"),
         (["a", "--dry-run", "--rate", "0"], "0 is no number above 0"),
         (["a", "--dry-run", "--rate", "inf"], "inf is no number above 0"),
+        (["a", "--dry-run", "--speed", "fast"], "fast is no number above 0"),
         (["a", "--dry-run", "--since", "soon"], "soon is no ISO time"),
         (["a", "--dry-run", "--sample", "1.5"], "it must be above 0, and 1 at most"),
         (["a", "--dry-run", "--since", "2021-02-01", "--until", "2021-01-01"], "it must begin before it ends"),
@@ -143,23 +145,59 @@ def test_the_command_does_not_wait_for_torch() -> None:
     assert done.returncode == 0, done.stderr.decode()
 
 
-def test_a_pace_is_kept_and_a_pause_made_up_for_in_part() -> None:
+class Clock:
+    """Time that passes only in sleep."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def pace(self, *settings: float | None, is_stopped: Callable[[], bool] = lambda: False) -> Pace:
+        return Pace(*settings, is_stopped=is_stopped, clock=lambda: self.now, sleep=self.sleep)
+
+    def took(self, pace: Pace, moments: Iterable[datetime | None]) -> float:
+        started = self.now
+        for moment in moments:
+            pace.wait(moment)
+        return self.now - started
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def test_a_rate_is_kept_and_a_pause_made_up_for_in_part() -> None:
     """Of an hour's pause a second's posts are made up for; without a rate nobody waits."""
-    now = 100.0
+    clock = Clock()
+    pace = clock.pace(10)
+    assert clock.took(pace, [None] * 51) == pytest.approx(5.0)
+    clock.now += 3600
+    assert clock.took(pace, [None] * 51) == pytest.approx(4.0)
+    assert clock.took(clock.pace(), [None] * 1000) == 0
 
-    def sleep(seconds: float) -> None:
-        nonlocal now
-        now += seconds
 
-    def took(pace: Pace, num: int) -> float:
-        started = now
-        for _ in range(num):
-            pace.wait()
-        return now - started
+def test_the_posts_own_clock_is_kept() -> None:
+    """Sixty times as fast; a post without a time, or of an earlier one, comes at once; a rate holds besides."""
+    noon = datetime(2021, 1, 1, 12, tzinfo=UTC)
+    minutes = [noon + timedelta(minutes=n) for n in (0, 1, 2, 2, 1, 10)]
+    clock = Clock()
+    assert clock.took(clock.pace(None, 60), [None, *minutes, None]) == pytest.approx(10.0)
+    assert clock.took(clock.pace(0.1, 60), minutes) == pytest.approx(50.0)
+    assert clock.took(clock.pace(1000, 60), minutes) == pytest.approx(10.0)
 
-    clock: Callable[[], float] = lambda: now  # noqa: E731 - a closure over `now`
-    pace = Pace(10, clock=clock, sleep=sleep)
-    assert took(pace, 51) == pytest.approx(5.0)
-    now += 3600
-    assert took(pace, 51) == pytest.approx(4.0)
-    assert took(Pace(None, clock=clock, sleep=sleep), 1000) == 0
+
+def test_nothing_is_held_back_in_a_long_wait() -> None:
+    """What waits for company is told to go before one of more than a second, and not before short ones."""
+    told: list[float] = []
+    clock = Clock()
+    pace = Pace(0.5, before_long_wait=lambda: told.append(clock.now), clock=lambda: clock.now, sleep=clock.sleep)
+    clock.took(pace, [None] * 3)
+    assert told == [100.0, pytest.approx(102.0)]
+    pace = Pace(2, before_long_wait=lambda: told.append(clock.now), clock=lambda: clock.now, sleep=clock.sleep)
+    clock.took(pace, [None] * 3)
+    assert len(told) == 2
+
+
+def test_a_long_wait_ends_where_one_is_to_stop() -> None:
+    """Ctrl-C doesn't wait for a post of next week."""
+    clock = Clock()
+    pace = clock.pace(1e-6, None, is_stopped=lambda: clock.now > 105)
+    assert clock.took(pace, [None, None]) < 6
