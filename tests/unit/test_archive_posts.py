@@ -2,6 +2,8 @@
 
 import bz2
 import json
+import random
+import re
 from collections import Counter
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -190,3 +192,33 @@ def test_a_choice_that_makes_no_sense_is_refused(choice: dict[str, Any]) -> None
     """With what was given."""
     with pytest.raises(ValueError, match=r"must (be|begin)"):
         PostChoice(**choice)
+
+
+def test_each_of_thousands_of_malformed_lines_is_accounted_for(shared_data: Path, tmp_path: Path) -> None:
+    """Cut, struck and glued lines of the reference minute: each is a line of the books, and the good ones come."""
+    random.seed(6)
+    good = (shared_data / "archive" / "reference_minute.json").read_bytes().splitlines()
+    lines: list[bytes] = []
+    for _ in range(2500):
+        line = bytearray(random.choice(good))
+        place = random.randrange(1, len(line))
+        kind = random.randrange(4)
+        if kind == 0:
+            del line[place:]
+        elif kind == 1:
+            line[place] = random.choice(b'"{}[]:,\\\x00\xff')
+        elif kind == 2:
+            line += random.choice(good)
+        else:
+            line = bytearray(re.sub(rb'"(text|full_text|id_str|user)":', b'"\\1":[],"x":', line))
+        lines.append(bytes(line))
+    (tmp_path / "bad.json").write_bytes(b"\n".join(lines) + b"\n")
+    found, books = read(tmp_path / "bad.json")
+    assert books.num_lines == 2500
+    assert books.skipped.total() > 1500
+    assert len(found) == books.num_posts
+
+    (tmp_path / "both.json").write_bytes(b"\n".join(line for pair in zip(good, lines, strict=False) for line in pair))
+    assert {each.post.id for each in read(tmp_path / "both.json")[0]} >= {
+        json.loads(line)["id_str"] for line in good if not line.startswith(b'{"delete"')
+    }

@@ -1,6 +1,7 @@
 """`nametag replay` from its command line: what it takes and refuses, and what it counts."""
 
 import bz2
+import io
 import json
 import subprocess
 import sys
@@ -10,11 +11,15 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from rich.console import Console
 
-from consumers.archive_choice import Retweets
+from consumers.archive_choice import PostChoice, Retweets
+from consumers.archive_members import Archives
+from consumers.archive_posts import ArchivePosts
 from worker import cli_replay
 from worker.cli import main
 from worker.pace import Pace
+from worker.replay_progress import ReplayProgress
 
 
 @pytest.fixture
@@ -201,3 +206,18 @@ def test_a_long_wait_ends_where_one_is_to_stop() -> None:
     clock = Clock()
     pace = clock.pace(1e-6, None, is_stopped=lambda: clock.now > 105)
     assert clock.took(pace, [None, None]) < 6
+
+
+def test_the_bar_tells_how_far_it_is(minute: Path) -> None:
+    """On a terminal: members, lines, posts, deletes, what was left out, and nothing where there is none."""
+    for is_terminal in (True, False):
+        archives = Archives([minute])
+        posts = ArchivePosts(archives, PostChoice(share=0.9999), max_post_bytes=1000)
+        shown = io.StringIO()
+        console = Console(file=shown, force_terminal=is_terminal, width=200)
+        with ReplayProgress(posts.books, archives.plan(), console) as progress:
+            for entry in progress.entries():
+                assert len(list(posts.of(entry))) == 3
+        told = "1/1 members  6 lines  3 posts  1 deletes  0 filtered  1 skipped"
+        assert (told in shown.getvalue()) is is_terminal
+        assert bool(shown.getvalue()) is is_terminal
