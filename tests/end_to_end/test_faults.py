@@ -63,9 +63,10 @@ def test_a_zombie_that_fell_asleep_amid_a_join(stage: tuple[Cluster, Nest], tmp_
         secondary=(Strike(fault="image_host_slow", step="after_poll", passage=1, seconds=4.0),),
         num_workers=1,
         moves=(Move(at_seconds=2.3, joins=True), Move(at_seconds=5.0, joins=True)),
-        send_seconds=4.0,
+        # Beyond the second one's joining, also where it takes its time to start: amid that the strike has to come.
+        send_seconds=9.0,
         transaction_seconds=5,
     )
     result = run_plan(plan, *stage, tmp_path / "run")
     assert not result.problems, f"{plan}\n" + "\n".join(result.problems)
-    assert result.is_struck
+    assert result.is_struck, f"the strike of {plan} found nobody at its step"
