@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +47,7 @@ class ImageDirectory:
                 found = path.stat()
             except (OSError, ValueError):  # half of a surrogate pair is no name
                 continue
-            if path.is_file():
+            if stat.S_ISREG(found.st_mode):
                 stamp = f"file:{path}:{found.st_mtime_ns}:{found.st_size}"
                 digest = hashlib.sha256(stamp.encode("utf-8", "surrogatepass")).hexdigest()
                 return LocalImage(path=path, name=f"file:{digest}", max_bytes=self._max_bytes)

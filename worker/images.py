@@ -1,7 +1,6 @@
 """A post's picture: its features from the cache, else its pixels, from a directory, the cache or the network."""
 
 import asyncio
-import contextlib
 import logging
 import traceback
 from dataclasses import dataclass
@@ -163,8 +162,12 @@ class ImageSource:
         if origin.file is not None:
             return await self._decoder.decode(await origin.file.read())
         if (kept := await reads.data(origin.name)) is not None:
-            with contextlib.suppress(ImageError):
+            try:
                 return await self._decoder.decode(kept)
+            except NothingLearnt:
+                raise
+            except ImageError:
+                pass  # somebody else's bytes, which are no reason to have no picture
         data = await self._fetcher.fetch(origin.name)
         pixels = await self._decoder.decode(data)
         # Only what is a picture is worth a day: an answer that isn't may be another one in a minute.

@@ -15,7 +15,7 @@ import worker.images
 from consumers.image_status import ImageStatus
 from consumers.posts import PostImage
 from worker.cache import MemoryCache
-from worker.decode import Pixels
+from worker.decode import DecoderUnavailable, Pixels
 from worker.errors import ImageError
 from worker.hosts import HostLeftAlone
 from worker.image_cache import DEFLATED, FAILURE_SECONDS, ImageCache, pack, unpack, url_key
@@ -39,6 +39,7 @@ class World:
         self.asked = asyncio.Semaphore(0)
         self.hold: asyncio.Event | None = None
         self.left_alone = False
+        self.decoder_is_full = False
 
     def source(self, tower_digest: str = "tower", shape: tuple[int, int] = SHAPE, **config: Any) -> ImageSource:
         cache = ImageCache(self.cache, tower_digest, shape)
@@ -62,6 +63,8 @@ class World:
         return answer
 
     async def decode(self, data: bytes) -> Pixels:
+        if self.decoder_is_full:
+            raise DecoderUnavailable("as told")
         self.decoded.append(data)
         if data in self.damaged:
             raise ImageError(ImageStatus.BAD_IMAGE, "as told")
@@ -406,6 +409,21 @@ def test_cached_bytes_that_are_no_picture_are_fetched_anew() -> None:
         assert isinstance(await look_up(source), FoundPixels)
 
     assert run(scenario).fetched == [URL]
+
+
+def test_a_decoder_that_is_full_has_nothing_fetched_anew() -> None:
+    """What is kept is a picture: a second fetch would only add to what the decoder has too much of."""
+
+    async def scenario(world: World) -> None:
+        source = world.source()
+        source._cache.keep_bytes(URL, b"a picture")
+        await source._cache.settle()
+        world.decoder_is_full = True
+        assert await status_of(source) is ImageStatus.TOO_SLOW
+        world.decoder_is_full = False
+        assert isinstance(await look_up(source), FoundPixels)
+
+    assert not run(scenario).fetched
 
 
 def test_a_failure_under_other_limits_is_looked_at_again() -> None:
