@@ -12,28 +12,20 @@ import os
 import resource
 import signal
 import sys
-import time
-from collections import deque
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import numpy as np
-
 from consumers.image_status import ImageStatus
 from model.errors import PictureError, PictureTooLarge, PictureUnsupported
-from model.first_frame import declared_pixels
 from model.pixels import MAX_PIXELS, read_pixels
-from worker.errors import ImageError, NothingLearnt
+from worker.decode_line import DecoderUnavailable, Job, Line, Pixels, Result
+from worker.errors import ImageError
 
 log = logging.getLogger("nametag.decode")
 
-_SMALL_PIXELS = 4_000_000
-_SMALL_BYTES = 1 << 20
-_TURNS = 4
-_LONG_WAIT_SECONDS = 0.5
 _PR_SET_PDEATHSIG = 1
 _START_SECONDS = 60.0
 _START_PAUSES = (0.1, 1.0, 5.0)
@@ -62,14 +54,6 @@ class DecodeLimits:
                 raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
 
 
-@dataclass(frozen=True, slots=True)
-class Pixels:
-    """RGB pixels (3, 224, 224) in uint8, and their SHA-256."""
-
-    values: np.ndarray
-    digest: str
-
-
 def decode(data: bytes, limits: DecodeLimits) -> Pixels:
     """The first frame as RGB, turned as EXIF says, resized without a crop so that regions map back.
 
@@ -86,102 +70,6 @@ def decode(data: bytes, limits: DecodeLimits) -> Pixels:
     return Pixels(values, hashlib.sha256(values.tobytes()).hexdigest())
 
 
-class DecoderUnavailable(NothingLearnt):
-    """Raised when there is nothing to decode with just now. It says nothing of the picture."""
-
-    def __init__(self, detail: str) -> None:
-        super().__init__(ImageStatus.TOO_SLOW, detail)
-
-
-_Result = Pixels | tuple[ImageStatus, str]
-
-
-@dataclass(slots=True, eq=False)
-class _Job:
-    data: bytes
-    answer: asyncio.Future[_Result]
-    is_small: bool = field(init=False)
-    since: float = field(default_factory=time.monotonic)
-
-    def __post_init__(self) -> None:
-        self.is_small = len(self.data) <= _SMALL_BYTES and declared_pixels(self.data) <= _SMALL_PIXELS
-
-    def succeed(self, result: _Result) -> None:
-        if not self.answer.done():  # else nobody waits any more
-            self.answer.set_result(result)
-
-    def fail(self, error: Exception) -> None:
-        if not self.answer.done():
-            self.answer.set_exception(error)
-
-
-class _Line:
-    """The pictures that wait for a process, up to so many bytes of them.
-
-    While small and large ones wait, of `_TURNS` one is a large one's: a few large ones, of two seconds each, don't
-    hold up the many, and are decoded all the same. Who waits longest is next until that is too long: then more come
-    than can be decoded, the oldest are about to be cancelled, and the newest alone can still be decoded in time.
-    """
-
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._num_bytes = 0
-        self._small: deque[_Job] = deque()
-        self._large: deque[_Job] = deque()
-        self._num_passed = 0
-        """Small ones that went since a large one could have gone."""
-        self._come = asyncio.Event()
-
-    def __len__(self) -> int:
-        return len(self._small) + len(self._large)
-
-    def join(self, job: _Job) -> None:
-        """Raises `DecoderUnavailable` where too much waits already."""
-        if len(self) and self._num_bytes + len(job.data) > self._max_bytes:
-            raise DecoderUnavailable(f"{self._num_bytes} bytes of pictures wait already")
-        self._of_size(job).append(job)
-        self._joined(job)
-
-    def put_back(self, job: _Job) -> None:
-        self._of_size(job).appendleft(job)
-        self._joined(job)
-
-    def _of_size(self, job: _Job) -> deque[_Job]:
-        return self._small if job.is_small else self._large
-
-    def _joined(self, job: _Job) -> None:
-        self._num_bytes += len(job.data)
-        self._come.set()
-
-    def leave(self, job: _Job) -> None:
-        jobs = self._of_size(job)
-        if job in jobs:  # else it's at work
-            jobs.remove(job)
-            self._num_bytes -= len(job.data)
-
-    async def wait(self) -> None:
-        while not len(self):
-            self._come.clear()
-            await self._come.wait()
-
-    async def take(self) -> _Job:
-        await self.wait()
-        return self._next()
-
-    def _next(self) -> _Job:
-        is_small = bool(self._small) and (not self._large or self._num_passed < _TURNS - 1)
-        self._num_passed = self._num_passed + 1 if is_small and self._large else 0
-        jobs = self._small if is_small else self._large
-        is_late = time.monotonic() - jobs[0].since > _LONG_WAIT_SECONDS
-        job = jobs.pop() if is_late else jobs.popleft()
-        self._num_bytes -= len(job.data)
-        return job
-
-    def refuse(self, reason: str) -> None:
-        while len(self):
-            self._next().fail(DecoderUnavailable(reason))
-
-
 class Decoder:
     """Decodes in processes of its own; one that dies or hangs is replaced, and its picture is bad.
 
@@ -193,7 +81,7 @@ class Decoder:
 
     def __init__(self, limits: DecodeLimits) -> None:
         self._limits = limits
-        self._line = _Line(limits.max_waiting_bytes)
+        self._line = Line(limits.max_waiting_bytes)
         self._places: list[asyncio.Task[None]] = []
         self._num_up = 0
         self._is_closed = False
@@ -228,10 +116,10 @@ class Decoder:
             return result
         raise ImageError(*result)
 
-    async def _decode_once(self, data: bytes) -> _Result:
+    async def _decode_once(self, data: bytes) -> Result:
         if self._is_closed:
             raise DecoderUnavailable("the decoder is closed")
-        job = _Job(data, asyncio.get_running_loop().create_future())
+        job = Job(data, asyncio.get_running_loop().create_future())
         self._line.join(job)
         try:
             return await job.answer
@@ -265,7 +153,7 @@ class Decoder:
             self._num_up -= 1
             _end(pool)
 
-    async def _work(self, pool: ProcessPoolExecutor, job: _Job) -> bool:
+    async def _work(self, pool: ProcessPoolExecutor, job: Job) -> bool:
         """Decodes one picture. Returns whether the process is fit for another."""
         try:
             work = pool.submit(_decode_or_status, job.data, self._limits)
@@ -314,13 +202,13 @@ class Decoder:
         return None
 
 
-def _hear(future: asyncio.Future[_Result]) -> None:
+def _hear(future: asyncio.Future[Result]) -> None:
     """Takes note of how a work ended that nobody may wait for, or asyncio complains that nobody did."""
     if not future.cancelled():
         future.exception()
 
 
-def _decode_or_status(data: bytes, limits: DecodeLimits) -> _Result:
+def _decode_or_status(data: bytes, limits: DecodeLimits) -> Result:
     # The error itself doesn't cross the border: its constructor takes two arguments, pickle gives one.
     try:
         return decode(data, limits)

@@ -10,7 +10,8 @@ import numpy as np
 
 from consumers.image_status import ImageStatus
 from consumers.posts import PostImage
-from worker.decode import Decoder, Pixels
+from worker.decode import Decoder
+from worker.decode_line import Pixels
 from worker.errors import ImageError, NothingLearnt
 from worker.fetch import ImageFetcher
 from worker.image_cache import ImageCache, Reads

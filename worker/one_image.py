@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from consumers.image_status import ImageStatus
-from worker.decode import DecodeLimits, Decoder, Pixels
+from worker.decode import DecodeLimits, Decoder
+from worker.decode_line import Pixels
 from worker.errors import ImageError
 from worker.fetch import ImageFetcher
 from worker.image_directory import read_image_file

@@ -55,8 +55,8 @@ def test_nothing_is_lost_and_under_exactly_once_nothing_doubled(
 
 
 def test_a_zombie_that_fell_asleep_amid_a_join(stage: tuple[Cluster, Nest], tmp_path: Path) -> None:
-    """The client told it of no loss: it published old work under its new generation, and claimed what it had lost, so
-    that nobody read two partitions."""
+    """The run in which it published old work under its new generation, and claimed what it had lost. The loss that the
+    client told nobody of has a test of its own, of `KafkaSource`; this is the whole of it."""
     plan = replace(
         make_plan(SEED, 0, num_posts=POSTS, faults=("worker_zombie",), deliveries=("exactly_once",)),
         primary=Strike(fault="worker_zombie", step="in_join", passage=3, seconds=6.0),

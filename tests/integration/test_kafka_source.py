@@ -299,6 +299,50 @@ def test_kept_partitions_are_read_on_while_another_member_takes_its_time_to_join
     assert revoked.isdisjoint(m.position.partition for m in read)
 
 
+def test_a_member_that_is_dropped_while_it_joins_is_told_of_its_loss(
+    make_source: Make, send: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The broker answers the join itself with "unknown member", as to one that slept: the client told of no loss then,
+    and what was read before would have been published under the new generation, a second time."""
+
+    async def run() -> tuple[set[Partition], int, int]:
+        source = make_source()
+        lost: set[Partition] = set()
+
+        async def give_up(partitions: frozenset[Partition]) -> Offsets:
+            lost.update(partitions)
+            return {}
+
+        await source.start(give_up)
+        before = await receive(source, 40)
+        await source.commit(next_offsets(before))
+        coordinator = source._rebalance.consumer._coordinator
+        join = coordinator._do_join_and_sync_async
+
+        async def join_as_a_stranger() -> Any:
+            monkeypatch.setattr(coordinator, "_do_join_and_sync_async", join)
+            coordinator._generation.member_id = "nobody-knows-me"
+            return await join()
+
+        monkeypatch.setattr(coordinator, "_do_join_and_sync_async", join_as_a_stranger)
+        coordinator.request_rejoin()
+        async with asyncio.timeout(40):
+            while not lost:  # noqa: ASYNC110  # seen from outside
+                await asyncio.sleep(0.05)
+        await asyncio.to_thread(send, 4)
+        try:
+            async with asyncio.timeout(40):
+                after = await source.receive()
+            return lost, before[0].epoch, after[0].epoch
+        finally:
+            await source.close()
+
+    send(40)
+    lost, before, after = asyncio.run(run())
+    assert len(lost) == 4
+    assert after > before
+
+
 def test_drops_the_commit_of_a_partition_that_is_not_ours(make_source: Make, topics: Any) -> None:
     """Stale offsets are no error and end nothing."""
 

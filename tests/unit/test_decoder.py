@@ -17,7 +17,8 @@ from PIL import Image
 from consumers.image_status import ImageStatus
 from tests.pictures.hand_made import encoded
 from worker import decode as decoding
-from worker.decode import DecodeLimits, Decoder, DecoderUnavailable, decode
+from worker.decode import DecodeLimits, Decoder, decode
+from worker.decode_line import DecoderUnavailable
 from worker.errors import ImageError
 
 LIMITS = DecodeLimits(processes=1)

@@ -12,7 +12,8 @@ import pytest
 from consumers.image_status import ImageStatus
 from tests.pictures.cases import Hostile, Wanted
 from tests.pictures.hostile import hostile_pictures
-from worker.decode import DecodeLimits, Decoder, Pixels, decode
+from worker.decode import DecodeLimits, Decoder, decode
+from worker.decode_line import Pixels
 from worker.errors import ImageError
 
 LIMITS = DecodeLimits(max_pixels=4_000_000, memory_bytes=192 << 20, seconds=10, processes=2)

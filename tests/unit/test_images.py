@@ -15,7 +15,7 @@ import worker.images
 from consumers.image_status import ImageStatus
 from consumers.posts import PostImage
 from worker.cache import MemoryCache
-from worker.decode import DecoderUnavailable, Pixels
+from worker.decode_line import DecoderUnavailable, Pixels
 from worker.errors import ImageError
 from worker.hosts import HostLeftAlone
 from worker.image_cache import DEFLATED, FAILURE_SECONDS, ImageCache, pack, unpack, url_key
