@@ -129,6 +129,14 @@ def explain_unreachable(connection: KafkaConnection, seconds: float) -> str:
     )
 
 
+def explain_missing(connection: KafkaConnection, topic: str, setting: str) -> str:
+    """One sentence: which topic isn't there, and what to do."""
+    return (
+        f"the topic {topic} does not exist at {connection} (or may not be seen by this user); "
+        f"create it, or set {setting}"
+    )
+
+
 def what_to_do(error: KafkaError) -> str:
     """What mends an error of the group that no retry does."""
     if isinstance(error, InvalidSessionTimeoutError):

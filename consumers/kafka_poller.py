@@ -23,6 +23,7 @@ from consumers.kafka_commits import CommitTable, release
 from consumers.kafka_connection import (
     KafkaConnection,
     KafkaSourceConfig,
+    explain_missing,
     explain_unreachable,
     is_known_missing,
     wait_reachable,
@@ -229,10 +230,7 @@ class KafkaPoller:
                 raise self._missing()
 
     def _missing(self) -> SourceUnavailable:
-        return SourceUnavailable(
-            f"the topic {self._config.topic} does not exist at {self._connection} (or may not be "
-            "seen by this user); create it, or set kafka.posts_topic"
-        )
+        return SourceUnavailable(explain_missing(self._connection, self._config.topic, "kafka.posts_topic"))
 
     def _see_commits_through(self, consumer: KafkaConsumer) -> None:
         """See a rebalance through, which refuses commits: what is left uncommitted would be published a second time."""

@@ -10,7 +10,7 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
 
 from consumers.errors import SourceUnavailable
-from consumers.kafka_connection import KafkaConnection, explain_unreachable, wait_reachable
+from consumers.kafka_connection import KafkaConnection, explain_missing, explain_unreachable, wait_reachable
 from consumers.kafka_records import accept_any_header_name
 from consumers.source import Message, Offsets, Partition, Position
 
@@ -50,10 +50,7 @@ class KafkaReader:
                 if numbers := self._consumer.partitions_for_topic(topic):
                     return frozenset(Partition(topic, number) for number in numbers)
             if time.monotonic() > deadline:
-                raise SourceUnavailable(
-                    f"the topic {topic} does not exist at {self._connection} (or may not be seen by this user); "
-                    f"create it, or set {setting}"
-                )
+                raise SourceUnavailable(explain_missing(self._connection, topic, setting))
             time.sleep(0.2)
 
     def begins(self, partitions: Iterable[Partition]) -> Offsets:

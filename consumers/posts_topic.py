@@ -9,7 +9,13 @@ from kafka.errors import KafkaError, KafkaTimeoutError
 
 from consumers.archive_posts import ArchivePost, Place
 from consumers.errors import ReplayStopped, SourceUnavailable
-from consumers.kafka_connection import KafkaConnection, explain_unreachable, is_known_missing, wait_reachable
+from consumers.kafka_connection import (
+    KafkaConnection,
+    explain_missing,
+    explain_unreachable,
+    is_known_missing,
+    wait_reachable,
+)
 
 START_SECONDS = 10.0
 ACKNOWLEDGE_SECONDS = 60.0
@@ -73,10 +79,7 @@ class PostsTopic:
             self._disconnect()
             if isinstance(error, KafkaTimeoutError) and not is_known_missing(self._connection, self._topic):
                 raise SourceUnavailable(explain_unreachable(self._connection, START_SECONDS)) from error
-            raise SourceUnavailable(
-                f"the topic {self._topic} does not exist at {self._connection} (or may not be seen by this user); "
-                "create it, or set kafka.posts_topic"
-            ) from error
+            raise SourceUnavailable(explain_missing(self._connection, self._topic, "kafka.posts_topic")) from error
         return self
 
     def _transaction_options(self) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from consumers.dead_letters import DeadLetter
 from consumers.errors import Reason, SourceUnavailable
 from consumers.events import EVENT_HEADERS, EntityEvent
 from consumers.kafka import KafkaConnection
-from consumers.kafka_connection import explain_unreachable, is_known_missing, wait_reachable
+from consumers.kafka_connection import explain_missing, explain_unreachable, is_known_missing, wait_reachable
 from consumers.source import Offsets
 from worker.errors import PublishAborted, PublishUnsettled, SinkUnavailable
 from worker.own_thread import OwnThread
@@ -131,10 +131,7 @@ class KafkaSink:
         except KafkaError as error:
             if isinstance(error, KafkaTimeoutError) and not is_known_missing(self._connection, topic):
                 return False
-            raise Hopeless(
-                f"the topic {topic} does not exist at {self._connection} (or may not be seen by this user); "
-                f"create it, or set kafka.{setting}"
-            ) from error
+            raise Hopeless(explain_missing(self._connection, topic, f"kafka.{setting}")) from error
         return True
 
     def _guarded(self, act: Callable[[], None]) -> None:
