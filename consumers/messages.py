@@ -1,4 +1,4 @@
-"""The three messages of nametag and their JSON Schemas: post in, entity event and dead letter out.
+"""The messages of nametag and their JSON Schemas: post in; entity event, tombstone and dead letter out.
 
 The schemas in `consumers/schemas/` are generated from the models (`python -m consumers.messages`);
 a test keeps them equal.
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from consumers.dead_letters import DeadLetter
+from consumers.deletes import Tombstone
 from consumers.events import EntityEvent
 from consumers.posts import Post
 from consumers.wire import WireModel
@@ -21,6 +22,7 @@ def json_schemas() -> dict[str, dict[str, Any]]:
     models: dict[str, tuple[type[WireModel], Literal["validation", "serialization"]]] = {
         "post.schema.json": (Post, "validation"),
         "entity_event.schema.json": (EntityEvent, "serialization"),
+        "tombstone.schema.json": (Tombstone, "serialization"),
         "dead_letter.schema.json": (DeadLetter, "serialization"),
     }
     dialect = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
