@@ -16,16 +16,28 @@ AttentionRow = Annotated[tuple[float, ...], _Side]
 AttentionGrid = Annotated[tuple[AttentionRow, ...], _Side]
 
 
+class RawOffsets(WireModel):
+    """Where a mention stands in the text as it was delivered."""
+
+    start: int = Field(ge=0, description="First code point of the mention in `raw_text`.")
+    end: int = Field(ge=0, description="One past its last code point.")
+    start_utf16: int = Field(ge=0, description="`start` in UTF-16 units.")
+    end_utf16: int = Field(ge=0, description="`end` in UTF-16 units.")
+
+
 class Entity(WireModel):
     """A named entity, and where it stands in the text."""
 
     type: str = Field(description="PER, LOC, ORG or MISC, or another label of the checkpoint.")
-    text: str = Field(description="The words of the mention: text[start:end], so a tweet's may read `AT&amp;T`.")
+    text: str = Field(description="The words of the mention: text[start:end] of the post.")
     confidence: float = Field(ge=0, le=1, description="Probability of exactly this span and type.")
-    start: int = Field(ge=0, description="First code point of the mention in the text as it was delivered.")
+    start: int = Field(ge=0, description="First code point of the mention in the text as its readers see it.")
     end: int = Field(ge=0, description="One past its last code point.")
     start_utf16: int = Field(ge=0, description="`start` in UTF-16 units, as JavaScript and Java count.")
     end_utf16: int = Field(ge=0, description="`end` in UTF-16 units.")
+    raw: RawOffsets | None = Field(
+        None, description="The same in the text as it was delivered, in posts where that is another one."
+    )
 
 
 class Scissors:
@@ -36,17 +48,25 @@ class Scissors:
         # Places of the characters that are two UTF-16 units; the number before a place is what it is off by.
         self._wide = [] if text.isascii() else [place for place, character in enumerate(text) if character > "\uffff"]
 
-    def cut(self, *, type: str, start: int, end: int, confidence: float) -> Entity:
-        """The entity at text[start:end], with its UTF-16 offsets."""
+    def cut(self, *, type: str, start: int, end: int, confidence: float, raw: RawOffsets | None = None) -> Entity:
+        """The entity at text[start:end], with its UTF-16 offsets; `raw` are those in the text as delivered."""
         return Entity(
             type=type,
             text=self._text[start:end],
             confidence=confidence,
             start=start,
             end=end,
-            start_utf16=start + bisect_left(self._wide, start),
-            end_utf16=end + bisect_left(self._wide, end),
+            start_utf16=self._utf16(start),
+            end_utf16=self._utf16(end),
+            raw=raw,
         )
+
+    def raw(self, start: int, end: int) -> RawOffsets:
+        """Of a text as delivered: text[start:end] in both units."""
+        return RawOffsets(start=start, end=end, start_utf16=self._utf16(start), end_utf16=self._utf16(end))
+
+    def _utf16(self, offset: int) -> int:
+        return offset + bisect_left(self._wide, offset)
 
 
 class ImageReport(WireModel):
@@ -79,7 +99,12 @@ class EntityEvent(WireModel):
     lang: str | None = None
     created_at: AwareDatetime | None = None
     tagged_at: AwareDatetime
-    text: str | None = Field(None, description="The post's text as it was delivered; absent with include_text = false.")
+    text: str | None = Field(
+        None,
+        description="The post's text as its readers see it: a tweet's without escapes, and without the mentions and "
+        "the link around it that Twitter hides. Absent with include_text = false.",
+    )
+    raw_text: str | None = Field(None, description="The text as it was delivered, where that is another one.")
     entities: tuple[Entity, ...] = ()
     image: ImageReport
     checkpoint: CheckpointName

@@ -120,8 +120,9 @@ class Post(WireModel):
 
 
 class Tweet(Post):
-    """A post that came as a v1.1 tweet: its text keeps the escapes of Twitter's API, its readers don't see them."""
+    """A post that came as a v1.1 tweet: its text is as Twitter's API has it, and its readers see another."""
 
+    shown_range: tuple[int, int] | None = None
     media_ids: tuple[str, ...] = ()
     """One for each of `image_urls`; empty for none."""
 
@@ -131,8 +132,8 @@ class Tweet(Post):
 
     @cached_property
     def shown(self) -> ShownText:
-        """The text with its escapes turned back."""
-        return ShownText.of_tweet(self.text)
+        """The part that Twitter shows, with its escapes turned back."""
+        return ShownText.of_tweet(self.text, self.shown_range)
 
 
 def read_post(message: Message, *, max_bytes: int) -> Post:

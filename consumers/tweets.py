@@ -32,7 +32,7 @@ class ShownText:
     """A text as its readers see it, and where each of its characters stands in the text as it was delivered.
 
     `unescaped` are the places in `text` of the characters that were escaped, in order. `shifts[k]` is how
-    much longer the first k of them were delivered.
+    much further on what follows the first k of them stands as delivered.
     """
 
     text: str
@@ -40,18 +40,23 @@ class ShownText:
     shifts: tuple[int, ...] = (0,)
 
     @classmethod
-    def of_tweet(cls, delivered: str) -> "ShownText":
-        """A tweet's text with its `&amp;`, `&lt;` and `&gt;` turned back; any other `&` stays as it is."""
+    def of_tweet(cls, delivered: str, shown: tuple[int, int] | None = None) -> "ShownText":
+        """A tweet's text with its `&amp;`, `&lt;` and `&gt;` turned back; any other `&` stays as it is.
+
+        `shown` is the part that Twitter shows, in code points as delivered: without the mentions before a reply, and
+        the link behind a text that is its own picture.
+        """
+        begin, end = shown or (0, len(delivered))
         pieces: list[str] = []
         unescaped: list[int] = []
-        shifts = [0]
-        done = 0
-        for match in _ESCAPE.finditer(delivered):
+        shifts = [begin]
+        done = begin
+        for match in _ESCAPE.finditer(delivered, begin, end):
             pieces += delivered[done : match.start()], _ESCAPES[match.group()]
             unescaped.append(match.start() - shifts[-1])
             shifts.append(shifts[-1] + len(match.group()) - 1)
             done = match.end()
-        return cls("".join(pieces) + delivered[done:], tuple(unescaped), tuple(shifts))
+        return cls("".join(pieces) + delivered[done:end], tuple(unescaped), tuple(shifts))
 
     def delivered(self, offset: int) -> int:
         """The offset in the text as delivered, in code points, of an offset between two characters of `text`."""
@@ -81,10 +86,13 @@ def post_fields(tweet: dict[str, Any]) -> dict[str, Any]:
     """The fields of a post, from a tweet.
 
     The text is the long one where there is one, as it was delivered: `ShownText.of_tweet` turns its
-    escapes back for the tagger. Photos of a retweet may stand only in the original.
+    escapes back for the tagger, and takes the part of it that is shown. Photos of a retweet may stand only in
+    the original.
     """
     whole = _nested(tweet, "extended_tweet") or tweet
     text = whole.get("full_text") or whole.get("text") or tweet.get("text")
+    # Of a text that was cut short and has no long one, the part that is shown ends amid what was cut.
+    is_cut = whole is tweet and tweet.get("truncated") is True
     fields: dict[str, Any] = {
         "id": tweet.get("id_str") or tweet.get("id"),
         **_photos(tweet),
@@ -94,7 +102,16 @@ def post_fields(tweet: dict[str, Any]) -> dict[str, Any]:
     }
     if isinstance(text, str):
         fields["text"] = text
+        fields["shown_range"] = None if is_cut else _range(whole.get("display_text_range"), text)
     return fields
+
+
+def _range(found: object, text: str) -> tuple[int, int] | None:
+    """The part of `text` that is shown; None for all of it, and for what is no part of it."""
+    if not isinstance(found, list) or [type(each) for each in found] != [int, int]:
+        return None
+    begin, end = found
+    return (begin, end) if 0 <= begin <= end <= len(text) else None
 
 
 def _photos(tweet: dict[str, Any]) -> dict[str, list[str]]:

@@ -21,18 +21,19 @@ What happens with an error:
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from consumers.dead_letters import DeadLetter
 from consumers.errors import BadMessage, Reason
-from consumers.events import REGIONS_PER_SIDE, CheckpointName, EntityEvent, ImageReport, Scissors
+from consumers.events import REGIONS_PER_SIDE, CheckpointName, Entity, EntityEvent, ImageReport, Scissors
 from consumers.image_status import ImageStatus
 from consumers.posts import ImageChoice, Post, read_post
 from consumers.source import Message, Offsets, Partition, PostSource
 from consumers.wire import PositionReport
+from model.inference import TaggedSpan
 from model.tokenizer import Token
 from worker.batch_runner import PostTagger, Prepared, Tagged
 from worker.batches import Batcher
@@ -215,8 +216,6 @@ class Pipeline:
         return tokens
 
     def _finish(self, message: Message, post: Post, tagged: Tagged | None, report: ImageReport) -> EntityEvent:
-        spans = tagged.tagging.spans if tagged else ()
-        scissors = Scissors(post.text)
         if tagged and self._config.include_attention and tagged.tagging.attention and report.digest:
             report = report.model_copy(update={"attention": _rows(tagged.tagging.attention)})
         return EntityEvent(
@@ -225,16 +224,9 @@ class Pipeline:
             lang=post.lang,
             created_at=post.created_at,
             tagged_at=datetime.now(UTC),
-            text=post.text if self._config.include_text else None,
-            entities=tuple(
-                scissors.cut(
-                    type=span.type,
-                    start=post.shown.delivered(span.start),
-                    end=post.shown.delivered(span.end),
-                    confidence=span.confidence,
-                )
-                for span in spans
-            ),
+            text=post.shown.text if self._config.include_text else None,
+            raw_text=post.text if self._config.include_text and post.text != post.shown.text else None,
+            entities=_entities(post, tagged.tagging.spans if tagged else ()),
             image=report,
             checkpoint=CheckpointName(id=self._parts.tagger.checkpoint_id, variant=self._parts.tagger.variant),
             position=PositionReport.of(message.position),
@@ -298,6 +290,22 @@ class Pipeline:
             metrics.dead_letters.labels(outcome.reason).inc()
         if self._on_outcome is not None:
             self._on_outcome(outcome)
+
+
+def _entities(post: Post, spans: Sequence[TaggedSpan]) -> tuple[Entity, ...]:
+    shown = post.shown
+    scissors = Scissors(shown.text)
+    raw = Scissors(post.text) if post.text != shown.text else None
+    return tuple(
+        scissors.cut(
+            type=span.type,
+            start=span.start,
+            end=span.end,
+            confidence=span.confidence,
+            raw=raw.raw(shown.delivered(span.start), shown.delivered(span.end)) if raw else None,
+        )
+        for span in spans
+    )
 
 
 def _rows(attention: tuple[float, ...]) -> tuple[tuple[float, ...], ...]:

@@ -483,24 +483,31 @@ def test_the_event_says_what_became_of_the_picture() -> None:
 
 
 @pytest.mark.parametrize("include_text", [True, False])
-def test_a_tweets_entities_stand_in_its_text_as_delivered(include_text: bool) -> None:
-    """The tagger reads `&`, the event counts `&amp;`, in both units; a plain post is never unescaped."""
-    delivered = "😀 R&amp;D &lt;3 Anna &amp;amp; Anna"
+def test_a_tweets_entities_stand_in_the_text_that_is_shown_and_in_the_raw_one(include_text: bool) -> None:
+    """Without escapes and hidden mentions in the one, with them in the other; a plain post has no raw text."""
+    raw = "@bob 😀 R&amp;D &lt;3 Anna &amp;amp; Anna https://t.co/1"
+    shown = "😀 R&D <3 Anna &amp; Anna"
+    tweet_fields = {"id_str": "7", "display_text_range": [5, raw.index(" https")]}
 
     async def scenario(world: World) -> None:
-        world.send(post(0, text=delivered, id_str="7"), post(1, text=delivered))
+        world.send(post(0, text=raw, **tweet_fields), post(1, text=raw))
         await world.finish()
 
     world = run(scenario, include_text=include_text)
     tweet, plain = (outcome for outcome in world.sink.outcomes if isinstance(outcome, EntityEvent))
-    for event in (tweet, plain):
-        assert event.text == (delivered if include_text else None)
-        assert [delivered[entity.start : entity.end] for entity in event.entities] == ["Anna", "Anna"]
-        assert [entity.start_utf16 - entity.start for entity in event.entities] == [1, 1]
+    assert (tweet.text, tweet.raw_text) == ((shown, raw) if include_text else (None, None))
+    assert [shown[entity.start : entity.end] for entity in tweet.entities] == ["Anna", "Anna"]
+    assert [raw[entity.raw.start : entity.raw.end] for entity in tweet.entities if entity.raw] == ["Anna", "Anna"]
+    for entity in tweet.entities:
+        assert entity.raw is not None
+        assert entity.start_utf16 - entity.start == entity.raw.start_utf16 - entity.raw.start == 1
+        assert entity.end_utf16 - entity.end == entity.raw.end_utf16 - entity.raw.end == 1
+    assert (plain.text, plain.raw_text) == (raw if include_text else None, None)
+    assert [(raw[entity.start : entity.end], entity.raw) for entity in plain.entities] == [("Anna", None)] * 2
 
 
 def test_an_entity_may_hold_an_escape() -> None:
-    """A mention with `&` in it is given as the tweet was delivered."""
+    """A mention with `&` in it is given as its readers see it."""
 
     async def scenario(world: World) -> None:
         world.tagger.name = "AT&T"
@@ -509,7 +516,8 @@ def test_an_entity_may_hold_an_escape() -> None:
 
     world = run(scenario)
     tweet, plain = (outcome for outcome in world.sink.outcomes if isinstance(outcome, EntityEvent))
-    assert [(entity.text, entity.start, entity.end) for entity in tweet.entities] == [("AT&amp;T", 8, 16)]
+    assert [(entity.text, entity.start, entity.end) for entity in tweet.entities] == [("AT&T", 5, 9)]
+    assert [(entity.raw.start, entity.raw.end) for entity in tweet.entities if entity.raw] == [(8, 16)]
     assert plain.entities == ()
 
 

@@ -204,6 +204,38 @@ def test_a_tweets_offsets_are_those_of_its_delivered_text(pieces: list[str], dat
     assert shown.delivered(len(shown.text)) == len(post.text)
 
 
+@given(st.lists(PIECES), st.data())
+def test_the_part_that_is_shown_stands_where_it_was_delivered(pieces: list[str], data: st.DataObject) -> None:
+    """Offsets lead from the shown part to the same characters, wherever it is cut; outside of it nothing is read."""
+    text = "".join(pieces)
+    begin = data.draw(st.integers(0, len(text)))
+    end = data.draw(st.integers(begin, len(text)))
+    post = read(json.dumps({"id_str": "1", "text": text, "display_text_range": [begin, end]}).encode(), 100_000)
+    shown = post.shown
+    assert shown.text == re.sub("&(amp|lt|gt);", _turn_back, text[begin:end])
+    for place in range(len(shown.text)):
+        there = text[shown.delivered(place) : shown.delivered(place + 1)]
+        assert re.sub("&(amp|lt|gt);", _turn_back, there) == shown.text[place]
+    assert (shown.delivered(0), shown.delivered(len(shown.text))) == (begin, end)
+
+
+@pytest.mark.parametrize("wrong", [[0], [3, 1], [-1, 2], [0, 6], [0.0, 1.0], [True, 3], "01", None, {}])
+def test_a_range_that_is_no_part_of_the_text_counts_for_nothing(wrong: object) -> None:
+    """All of the text is read then."""
+    assert (
+        read(json.dumps({"id_str": "1", "text": "Paris", "display_text_range": wrong}).encode()).shown.text == "Paris"
+    )
+
+
+def test_the_range_belongs_to_the_text_that_is_read() -> None:
+    """That of the long text counts; that of a text which was cut short doesn't."""
+    long = {"full_text": "@a in Paris https://t.co/1", "display_text_range": [3, 11]}
+    tweet = {"id_str": "1", "text": "@a in Par…", "display_text_range": [0, 1], "truncated": True}
+    assert read(json.dumps({**tweet, "extended_tweet": long}).encode()).shown.text == "in Paris"
+    assert read(json.dumps(tweet).encode()).shown.text == "@a in Par…"
+    assert read(json.dumps({**tweet, "truncated": False}).encode()).shown.text == "@"
+
+
 def _turn_back(match: re.Match[str]) -> str:
     return {"amp": "&", "lt": "<", "gt": ">"}[match[1]]
 
