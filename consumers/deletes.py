@@ -8,15 +8,32 @@ from pydantic import AwareDatetime, ConfigDict, Field
 from consumers import wire
 from consumers.wire import SCHEMA_VERSION, WireModel, require_defaults
 
+MAX_ID_CHARACTERS = 256
+
 EVERYWHERE = frozenset({"XX", "XY"})
 """In place of a country: withheld in all of them, or for a copyright."""
 
 
 class Delete(NamedTuple):
-    """That the post `id` is no more; `deleted_at` is when it was taken back, where that was told."""
+    """That the post `id` is no more; `deleted_at` is when it was taken back, where that was told.
+
+    `is_final`: no post has this id again, so one that comes after its delete is late, and no new one.
+    """
 
     id: str
     deleted_at: datetime | None = None
+    is_final: bool = True
+
+    @property
+    def created_at(self) -> None:
+        """None: when the post was made isn't told."""
+        return None
+
+
+class Notice(NamedTuple):
+    """A notice of a stream that is about no single post, such as `limit` or `scrub_geo`."""
+
+    kind: str
 
 
 class Tombstone(WireModel):
@@ -70,8 +87,10 @@ def _delete(status: dict[str, Any], timestamp_ms: object) -> Delete | None:
     post_id = status.get("id_str") or status.get("id")
     if isinstance(post_id, int) and not isinstance(post_id, bool):
         post_id = str(post_id)
-    if not isinstance(post_id, str) or not 0 < len(post_id) <= 256:
+    if not isinstance(post_id, str) or not 0 < len(post_id) <= MAX_ID_CHARACTERS:
         return None
+    if any("\ud800" <= character <= "\udfff" for character in post_id):
+        return None  # no key on Kafka, and so no post's
     return Delete(post_id, _moment(timestamp_ms))
 
 

@@ -16,6 +16,7 @@ from pydantic import (
 )
 
 from consumers import tweets, wire
+from consumers.deletes import MAX_ID_CHARACTERS, Delete, Notice, delete_of
 from consumers.errors import BadMessage, Reason
 from consumers.source import Message
 from consumers.tweets import ShownText
@@ -23,7 +24,7 @@ from consumers.wire import WireModel
 
 ImageUrl = Annotated[str, StringConstraints(min_length=1)]
 
-PostId = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+PostId = Annotated[str, StringConstraints(min_length=1, max_length=MAX_ID_CHARACTERS)]
 
 # JSON's readers don't agree on larger ones: orjson makes them fractions.
 WHOLE_NUMBERS = range(-(2**63), 2**64)
@@ -136,14 +137,31 @@ class Tweet(Post):
         return ShownText.of_tweet(self.text, self.shown_range)
 
 
-def read_post(message: Message, *, max_bytes: int) -> Post:
-    """The post in `message`: JSON of our schema, or a v1.1 tweet. Raises `BadMessage` with the reason."""
+def read_message(message: Message, *, max_bytes: int) -> Post | Delete | Notice:
+    """What `message` is: a post of our schema, a v1.1 tweet, a delete, or another notice of Twitter's stream.
+
+    A message without a value takes back the post that its key names, as is the custom on Kafka; it may come again.
+    Raises `BadMessage` with the reason.
+    """
     if message.value is None:
-        raise BadMessage(Reason.EMPTY, "the message has no value")
+        return _delete_by_key(message)
     body = read_object(message.value, max_bytes=max_bytes)
     if kind := tweets.control_kind(body):
-        raise BadMessage(Reason.NOT_A_POST, f"it is a stream's {kind} notice, not a post")
+        if delete := delete_of(body):
+            return delete
+        if kind == "delete":
+            raise BadMessage(Reason.NOT_A_POST, "it is a delete that names no post")
+        return Notice(kind)
     return post_of(body)
+
+
+def _delete_by_key(message: Message) -> Delete:
+    with suppress(UnicodeDecodeError):
+        if 0 < len(post_id := (message.key or b"").decode()) <= MAX_ID_CHARACTERS:
+            stamp = message.timestamp_ms
+            deleted_at = None if stamp is None else datetime.fromtimestamp(stamp / 1000, UTC)
+            return Delete(post_id, deleted_at, is_final=False)
+    raise BadMessage(Reason.EMPTY, "the message has no value, and no key that names a post to delete")
 
 
 def read_object(data: bytes, *, max_bytes: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The cache of pictures and features: in memory, or in Redis under the same contract.
+"""The cache of pictures and features: in Redis, or in memory under the same contract (worker/memory_cache.py).
 
 Redis down costs a metric, never a post: every call has a deadline, and a breaker bypasses a Redis that
 fails. A value is framed with a digest of key and value: a foreign, cut or altered one is a miss.
@@ -10,28 +10,25 @@ import hashlib
 import logging
 import random
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from redis.exceptions import NoPermissionError, OutOfMemoryError, ReadOnlyError, RedisError
 
+from worker.memory_cache import MemoryCache
 from worker.redis_client import make_client
 
 log = logging.getLogger("nametag.cache")
 
 DIGEST_BYTES = 16
-ENTRY_BYTES = 300
-"""What an entry in memory takes beside its key and its value: many are hardly more than that."""
-
-
 _REFUSALS = (OutOfMemoryError, ReadOnlyError, NoPermissionError)
 """What a Redis answers that is full, a replica, or has been told to."""
 
 
 class Cache(Protocol):
-    """Bytes by key, for a while. Neither call raises for trouble with the cache."""
+    """Bytes by key, and sets of names, for a while. No call raises for trouble with the cache."""
 
     async def get(self, key: str, deadline: float | None = None) -> bytes | None:
         """The value, None on a miss, or where it can't be had by `deadline`, in asyncio's time."""
@@ -39,46 +36,17 @@ class Cache(Protocol):
     async def set(self, key: str, value: bytes, ttl_seconds: float) -> None:
         """Keep `value` for about `ttl_seconds`."""
 
+    async def delete(self, keys: Sequence[str]) -> bool:
+        """Drop what is kept under `keys`; False where that isn't sure."""
+
+    async def add(self, key: str, member: str, ttl_seconds: float) -> None:
+        """Put `member` into the set `key`, which is kept for about `ttl_seconds` from now."""
+
+    async def remove(self, key: str, member: str) -> int | None:
+        """Take `member` out of the set `key`; how many are left in it, None where that isn't known."""
+
     async def close(self) -> None:
         """Let go of connections."""
-
-
-class MemoryCache:
-    """The most recently used values, up to `max_bytes`."""
-
-    def __init__(self, *, max_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._max_bytes = max_bytes
-        self._clock = clock
-        self._values: OrderedDict[str, tuple[float, bytes]] = OrderedDict()
-        self._num_bytes = 0
-
-    async def get(self, key: str, deadline: float | None = None) -> bytes | None:
-        """The value, None on a miss or past its time."""
-        entry = self._values.get(key)
-        if entry is None:
-            return None
-        if entry[0] <= self._clock():
-            self._drop(key)
-            return None
-        self._values.move_to_end(key)
-        return entry[1]
-
-    async def set(self, key: str, value: bytes, ttl_seconds: float) -> None:
-        """Keep `value`; the least recently used ones make room."""
-        self._drop(key)
-        if _size(key, value) > self._max_bytes:
-            return
-        self._values[key] = (self._clock() + ttl_seconds, value)
-        self._num_bytes += _size(key, value)
-        while self._num_bytes > self._max_bytes:
-            self._drop(next(iter(self._values)))
-
-    async def close(self) -> None:
-        """Nothing to let go of."""
-
-    def _drop(self, key: str) -> None:
-        if entry := self._values.pop(key, None):
-            self._num_bytes -= _size(key, entry[1])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,10 +115,37 @@ class RedisCache:
         if len(value) > self._limits.max_value_bytes:
             self._on_event("too_large")
             return
-        jitter = 1 + random.uniform(-self._limits.ttl_jitter, self._limits.ttl_jitter)
-        milliseconds = max(1, round(ttl_seconds * jitter * 1000))
+        milliseconds = self._milliseconds(ttl_seconds)
         if not await self._call(lambda: self._redis.set(key, _digest(key, value) + value, px=milliseconds)):
             await self._spare.set(key, value, ttl_seconds)
+
+    async def delete(self, keys: Sequence[str]) -> bool:
+        """Drop what is kept under `keys`, here and in Redis; False where Redis doesn't say that it did."""
+        await self._spare.delete(keys)
+        # One by one: the keys of one command would have to be on one node of a cluster.
+        dropped = [await self._call(partial(self._redis.delete, key)) for key in keys]
+        return None not in dropped
+
+    async def add(self, key: str, member: str, ttl_seconds: float) -> None:
+        """Put `member` into the set `key`; memory keeps it where Redis is in trouble."""
+        pipeline = self._redis.pipeline(transaction=False)
+        pipeline.sadd(key, member)
+        pipeline.pexpire(key, self._milliseconds(ttl_seconds))
+        if await self._call(pipeline.execute) is None:
+            await self._spare.add(key, member, ttl_seconds)
+
+    async def remove(self, key: str, member: str) -> int | None:
+        """Take `member` out of the set `key`, here and in Redis; how many are left in both."""
+        pipeline = self._redis.pipeline(transaction=False)
+        pipeline.srem(key, member)
+        pipeline.scard(key)
+        reply = await self._call(pipeline.execute)
+        in_memory = await self._spare.remove(key, member) or 0
+        return reply[1] + in_memory if isinstance(reply, list) and isinstance(reply[1], int) else None
+
+    def _milliseconds(self, ttl_seconds: float) -> int:
+        jitter = 1 + random.uniform(-self._limits.ttl_jitter, self._limits.ttl_jitter)
+        return max(1, round(ttl_seconds * jitter * 1000))
 
     async def close(self) -> None:
         """Close the connections, as far as Redis has a hand for it."""
@@ -219,10 +214,6 @@ class RedisCache:
             # Once until it is back, and of the error only the kind: its words may name the URL.
             self._is_bypassed = True
             log.warning("cache_bypassed", extra={"error": type(error).__name__, "failures": self._num_failures + 1})
-
-
-def _size(key: str, value: bytes) -> int:
-    return ENTRY_BYTES + len(key) + len(value)
 
 
 def _digest(key: str, value: bytes) -> bytes:

@@ -1,19 +1,22 @@
 """What is kept of pictures, and for how long.
 
 Three kinds of entries: a URL's pixel digest or the reason why it can't be had, a URL's bytes, and the
-features that one tower has of one picture, which serve every post that shows it.
+features that one tower has of one picture, which serve every post that shows it. Who shows it is known too
+(worker/picture_uses.py), so that a delete takes it along.
 """
 
 import asyncio
 import hashlib
 import re
 import zlib
+from collections.abc import Coroutine
 from dataclasses import dataclass
 
 import numpy as np
 
 from consumers.image_status import ImageStatus
 from worker.cache import Cache
+from worker.picture_uses import PictureUses
 
 DAY = 86_400.0
 URL_SECONDS = DAY
@@ -32,6 +35,9 @@ FAILURE_SECONDS = {
 
 MAX_WAITING_BYTES = 64 * 1024 * 1024
 """What may wait to be written; beyond it, what comes isn't kept."""
+
+NOTE_BYTES = 1000
+"""What the note of a post or of pixels takes while it waits."""
 
 _DIGEST = re.compile("[0-9a-f]{64}")
 
@@ -69,6 +75,7 @@ class ImageCache:
         self._shape = feature_shape
         self._limits_digest = limits_digest
         self._read_seconds = read_seconds
+        self._uses = PictureUses(cache)
         self._writes: set[asyncio.Task[None]] = set()
         self._num_waiting_bytes = 0
 
@@ -88,6 +95,11 @@ class ImageCache:
     def keep_digest(self, url: str, digest: str) -> None:
         """Know the pixels at `url` again."""
         self._keep(url_key("seen", url), f"pixels:{digest}".encode(), URL_SECONDS)
+        self._write(self._uses.note_pixels(url_digest(url), digest))
+
+    def note_post(self, post_id: str, url: str) -> None:
+        """Know, until the post is deleted, that it shows what is at `url`."""
+        self._write(self._uses.note_post(post_id, url_digest(url)))
 
     def keep_bytes(self, url: str, data: bytes) -> None:
         """Save the next fetch of `url`."""
@@ -119,18 +131,56 @@ class ImageCache:
             return Seen(failure=ImageStatus(status)) if is_ours else None
         return Seen(digest=rest) if kind == "pixels" and _DIGEST.fullmatch(rest) else None
 
+    async def url_of(self, post_id: str) -> str | None:
+        """The digest of the URL of the picture that the post shows, where one is known."""
+        await self._wait_for_writes()
+        return await self._uses.url_of(post_id)
+
+    async def forget_post(self, post_id: str, digest: str | None, *, is_final: bool) -> bool:
+        """Drop what is kept of a deleted post, and of its picture at the URL of this digest if no other post shows it.
+
+        What other towers saw in the picture lapses by itself. `is_final`: remember that the post is deleted. False
+        where it isn't sure that all is gone.
+        """
+        is_gone = digest is None or await self.drop_unused(digest, post_id)
+        return await self._uses.forget_post(post_id, is_marked=is_final) and is_gone
+
+    async def drop_unused(self, digest: str, post_id: str = "") -> bool:
+        """Drop the picture at a URL that no post shows, not counting this one; False where that isn't sure."""
+        await self._wait_for_writes()
+        is_unused = await self._uses.take_post(post_id, digest)
+        if not is_unused:
+            return is_unused is not None
+        keys = [f"nametag:seen:{digest}", f"nametag:bytes:{digest}"]
+        if pixels := await self._uses.take_url(digest):
+            keys.append(self.features_key(pixels))
+        return await self._cache.delete(keys)
+
+    async def is_deleted(self, post_id: str) -> bool:
+        """Whether the post was deleted for good, as far as the cache says so in time."""
+        return await self._uses.is_deleted(post_id, asyncio.get_running_loop().time() + self._read_seconds)
+
+    async def _wait_for_writes(self) -> None:
+        """For those under way now: what they write is to be found, and not to come after what is dropped."""
+        if self._writes:
+            await asyncio.wait(set(self._writes))
+
     async def settle(self) -> None:
         """Wait for what is being written, each within the cache's own deadline."""
         while self._writes:
             await asyncio.wait(self._writes)
 
     def _keep(self, key: str, value: bytes, seconds: float) -> None:
-        if self._num_waiting_bytes + len(value) > MAX_WAITING_BYTES:
+        self._write(self._cache.set(key, value, seconds), len(value))
+
+    def _write(self, writing: Coroutine[None, None, None], num_bytes: int = NOTE_BYTES) -> None:
+        if self._num_waiting_bytes + num_bytes > MAX_WAITING_BYTES:
+            writing.close()
             return
-        self._num_waiting_bytes += len(value)
-        write = asyncio.create_task(self._cache.set(key, value, seconds))
+        self._num_waiting_bytes += num_bytes
+        write = asyncio.create_task(writing)
         self._writes.add(write)
-        write.add_done_callback(lambda done: self._written(done, len(value)))
+        write.add_done_callback(lambda done: self._written(done, num_bytes))
 
     def _written(self, write: asyncio.Task[None], num_bytes: int) -> None:
         self._writes.discard(write)
@@ -171,7 +221,12 @@ class Reads:
 
 def url_key(kind: str, url: str) -> str:
     """Where an entry of `kind` about `url` is kept."""
-    return f"nametag:{kind}:{hashlib.sha256(url.encode('utf-8', 'surrogatepass')).hexdigest()}"
+    return f"nametag:{kind}:{url_digest(url)}"
+
+
+def url_digest(url: str) -> str:
+    """SHA-256 of `url`, in hexadecimal."""
+    return hashlib.sha256(url.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def pack(data: bytes) -> bytes:

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from model.inference import Tagger
-from worker.cache import Cache, CacheLimits, MemoryCache, RedisCache
+from worker.cache import Cache, CacheLimits, RedisCache
 from worker.decode import DecodeLimits, Decoder
 from worker.errors import SettingsError
 from worker.fetch import FetchLimits, ImageFetcher
@@ -12,6 +12,7 @@ from worker.hosts import HostLimits
 from worker.image_cache import ImageCache
 from worker.image_directory import ImageDirectory
 from worker.images import ImageSource, ImageSourceConfig
+from worker.memory_cache import MemoryCache
 from worker.metrics import Metrics
 from worker.redis_client import WrongUrl
 from worker.settings import ImagesTable, RedisTable, Settings

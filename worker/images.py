@@ -14,7 +14,7 @@ from worker.decode import Decoder
 from worker.decode_line import Pixels
 from worker.errors import ImageError, NothingLearnt
 from worker.fetch import ImageFetcher
-from worker.image_cache import ImageCache, Reads
+from worker.image_cache import ImageCache, Reads, url_digest
 from worker.image_directory import ImageDirectory, LocalImage
 
 log = logging.getLogger("nametag.images")
@@ -75,15 +75,20 @@ class ImageSource:
         self._directory = directory
         self._config = config or ImageSourceConfig()
         self._flights: dict[str, asyncio.Task[Found]] = {}
+        self._sweeps: set[asyncio.Task[None]] = set()
 
-    async def look_up(self, image: PostImage) -> Found:
+    async def look_up(self, image: PostImage, post_id: str | None = None) -> Found:
         """The post's picture. Raises `ImageError` with the status that the event will have.
 
-        That is `late` at the end of the wait; the picture is fetched all the same, for the posts that follow.
+        That is `late` at the end of the wait; the picture is fetched all the same, for the posts that follow. What is
+        kept of it is dropped when the last post is forgotten that showed it.
         """
         try:
             async with asyncio.timeout(self._config.wait_seconds):
-                flight = self._flight(await self._origin(image))
+                origin = await self._origin(image)
+                if post_id is not None:
+                    self._cache.note_post(post_id, origin.name)
+                flight = self._flight(origin)
                 # A waiter that gives up must not take the flight from the others.
                 return await asyncio.shield(flight)
         except TimeoutError as error:
@@ -93,11 +98,36 @@ class ImageSource:
         """Keep the features (49, D) that the tower has of the picture with these pixels."""
         self._cache.keep_features(digest, features)
 
+    async def forget(self, post_id: str, *, is_final: bool) -> bool:
+        """Drop what is kept of a deleted post, and of its picture where no other post shows it.
+
+        `is_final`: remember that it is deleted. False where it isn't sure that all is gone; it lapses in nine days.
+        """
+        digest = await self._cache.url_of(post_id)
+        late = [flight for name, flight in self._flights.items() if digest == url_digest(name)] if digest else []
+        is_gone = await self._cache.forget_post(post_id, digest, is_final=is_final)
+        if digest and late:
+            # What is on its way is kept when it comes.
+            sweep = asyncio.create_task(self._sweep(late, digest))
+            self._sweeps.add(sweep)
+            sweep.add_done_callback(self._sweeps.discard)
+        return is_gone
+
+    async def is_deleted(self, post_id: str) -> bool:
+        """Whether the post was forgotten for good, here or by another worker of the same cache."""
+        return await self._cache.is_deleted(post_id)
+
     async def close(self) -> None:
         """Give up what is under way, and wait for what is being written."""
         for flight in list(self._flights.values()):
             flight.cancel()
+        if self._sweeps:
+            await asyncio.wait(self._sweeps)
         await self._cache.settle()
+
+    async def _sweep(self, flights: list[asyncio.Task[Found]], digest: str) -> None:
+        await asyncio.wait(flights)
+        await self._cache.drop_unused(digest)
 
     async def _origin(self, image: PostImage) -> _Origin:
         if self._directory is not None and (file := await self._directory.find(image)) is not None:

@@ -1,4 +1,4 @@
-"""Events and dead letters to a pair of Kafka topics, at least once; worker/transactional_sink.py makes it exactly once.
+"""Events, tombstones and dead letters to a pair of Kafka topics, at least once; exactly once: transactional_sink.py.
 
 A sink owns its producer on one thread, and goes on by itself after broker trouble: it raises
 `PublishAborted` (nothing went out) or `PublishUnsettled` (nobody knows; a new producer is ready, and
@@ -22,6 +22,7 @@ from kafka.errors import (
 )
 
 from consumers.dead_letters import DeadLetter
+from consumers.deletes import Tombstone
 from consumers.errors import Reason, SourceUnavailable
 from consumers.events import EVENT_HEADERS, EntityEvent
 from consumers.kafka import KafkaConnection
@@ -227,6 +228,8 @@ class KafkaSink:
         try:
             if isinstance(outcome, EntityEvent):
                 return self._record(self._config.entities_topic, outcome.id.encode(), outcome.to_json(), EVENT_HEADERS)
+            if isinstance(outcome, Tombstone):
+                return self._record(self._config.entities_topic, outcome.id.encode(), None, outcome.headers)
             return self._record(self._config.dead_letters_topic, outcome.key, outcome.value, outcome.headers)
         except MessageSizeTooLargeError as error:
             return _raiser(error)
@@ -241,8 +244,11 @@ class KafkaSink:
         return lambda seconds: future.get(timeout=seconds)
 
 
-def without_bytes(outcome: Outcome) -> DeadLetter:
-    """The letter for an outcome that the broker won't take: its limit would be the same tomorrow."""
+def without_bytes(outcome: Outcome) -> Outcome:
+    """The letter for an outcome that the broker won't take: its limit would be the same tomorrow.
+
+    A tombstone, which could hardly be smaller, stays as it is.
+    """
     detail = "over the broker's message.max.bytes; the original stands at the position"
     if isinstance(outcome, EntityEvent):
         return DeadLetter(
@@ -252,6 +258,8 @@ def without_bytes(outcome: Outcome) -> DeadLetter:
             failed_at=outcome.tagged_at,
             bytes_left_out=True,
         )
+    if isinstance(outcome, Tombstone):
+        return outcome
     bare = {"key_base64": None, "value_base64": None, "bytes_left_out": True}
     return outcome.model_copy(update={"detail": f"{outcome.detail} (bytes left out: {detail})", **bare})
 

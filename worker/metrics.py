@@ -12,8 +12,9 @@ _SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 class Metrics:
     """All metrics of one worker, in a registry of their own.
 
-    The books balance: posts_received = posts{outcome="event"} + posts{outcome="dead_letter"}
-    + posts_in_flight + posts_dropped (given up with their partition, and read again by its next owner).
+    The books balance: posts_received = posts + posts_in_flight + posts_dropped (given up with their partition, and
+    read again by its next owner). The outcomes of `posts` are event, dead_letter, tombstone (of a delete), suppressed
+    (a post that was deleted before it was published) and notice (of a stream, about no single post).
     """
 
     def __init__(self) -> None:
@@ -25,6 +26,9 @@ class Metrics:
         )
         self.dropped = Counter("nametag_posts_dropped", "Messages given up with their partition.", registry=registry)
         self.dead_letters = Counter("nametag_dead_letters", "Dead letters, by reason.", ["reason"], registry=registry)
+        self.purge_failures = Counter(
+            "nametag_purge_failures", "Deleted posts of which something may be left in the cache.", registry=registry
+        )
         self.publish_failures = Counter(
             "nametag_publish_failures", "Publications that were tried again, by error.", ["error"], registry=registry
         )

@@ -3,7 +3,7 @@
     take in   a message from the source, when there is room for it
     prepare   the post's tokens; its picture's features from the cache, else its pixels
     tag       one batch on the device (worker/batches.py)
-    finish    an entity event, or a dead letter
+    finish    an entity event, a dead letter, or for a delete a tombstone
     publish   what is finished, each partition in order; then its offsets (worker/publisher.py)
 
 What happens with an error:
@@ -27,20 +27,22 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from consumers.dead_letters import DeadLetter
+from consumers.deletes import Delete, Notice, Tombstone
 from consumers.errors import BadMessage, Reason
 from consumers.events import REGIONS_PER_SIDE, CheckpointName, Entity, EntityEvent, ImageReport, Scissors
 from consumers.image_status import ImageStatus
-from consumers.posts import ImageChoice, Post, read_post
+from consumers.posts import ImageChoice, Post, read_message
 from consumers.source import Message, Offsets, Partition, PostSource
 from consumers.wire import PositionReport
 from model.inference import TaggedSpan
 from model.tokenizer import Token
 from worker.batch_runner import PostTagger, Prepared, Tagged
 from worker.batches import Batcher
+from worker.deleted_posts import DeletedPosts
 from worker.errors import ImageError, TaggingFailed
 from worker.images import FoundFeatures, FoundPixels, ImageSource
 from worker.metrics import Metrics
-from worker.publish import EventSink, Outcome
+from worker.publish import EventSink, Finished, Outcome, Passed
 from worker.publisher import Publisher
 from worker.room import Room, RoomLimits
 
@@ -92,15 +94,18 @@ class Pipeline:
         self._config = config
         self._on_outcome = on_outcome
         self._room = Room(config.room)
+        self._deleted = DeletedPosts()
         self._publisher = Publisher(
             parts.source,
             parts.sink,
             self._room,
             parts.metrics,
             flush_seconds=config.flush_seconds,
+            is_deleted=self._deleted.covers,
             on_published=self._count,
         )
         self._arrived: deque[Message] = deque()
+        self._num_opened = 0
         self._is_running = False
         self._shutdown_at: float | None = None
 
@@ -169,26 +174,53 @@ class Pipeline:
                 self._arrived.popleft()
                 self._parts.metrics.received.inc()
                 self._publisher.open(message)
-                task = tasks.create_task(self._process(message))
+                self._num_opened += 1
+                task = tasks.create_task(self._process(message, self._num_opened))
                 posts.add(task)
                 task.add_done_callback(posts.discard)
         return posts
 
-    async def _process(self, message: Message) -> None:
-        """From message to outcome."""
+    async def _process(self, message: Message, number: int) -> None:
+        """From message to outcome; the message is the `number`th that came."""
+        post_id = None
         try:
-            post = read_post(message, max_bytes=self._config.max_post_bytes)
-            with self._parts.metrics.stage("prepare"):
-                prepared, report = await self._prepare(post)
-            tagged = await self._parts.batcher.tag(prepared) if prepared.tokens else None
-            if tagged and prepared.picture and tagged.new_features is not None:
-                self._parts.images.remember(prepared.picture.digest, tagged.new_features)
-            outcome: Outcome = self._finish(message, post, tagged, report)
+            found = read_message(message, max_bytes=self._config.max_post_bytes)
+            post_id = found.id if isinstance(found, Post) else None
+            fate = await self._fate(found, message, number)
         except BadMessage as error:
-            outcome = DeadLetter.of(message, error.reason, str(error))
+            fate = DeadLetter.of(message, error.reason, str(error))
+            # What can't be read has no id, but it may have the key of a post that is deleted.
+            post_id = post_id or (message.key or b"").decode("utf-8", "replace") or None
         except TaggingFailed as error:
-            outcome = DeadLetter.of(message, Reason.TAGGING_FAILED, str(error), num_tries=error.num_tries)
-        self._publisher.complete(message, outcome)
+            fate = DeadLetter.of(message, Reason.TAGGING_FAILED, str(error), num_tries=error.num_tries)
+        self._publisher.complete(message, Finished(fate, post_id, number))
+
+    async def _fate(self, found: Post | Delete | Notice, message: Message, number: int) -> Outcome | Passed:
+        if isinstance(found, Notice):
+            return Passed.NOTICE
+        if isinstance(found, Delete):
+            self._deleted.note(found.id, number, is_final=found.is_final)
+            await self._forget(found.id, is_final=found.is_final)
+            return Tombstone(id=found.id, deleted_at=found.deleted_at)
+        return await self._tag(found, message, number)
+
+    async def _tag(self, post: Post, message: Message, number: int) -> Outcome | Passed:
+        images = self._parts.images
+        with self._parts.metrics.stage("prepare"):
+            prepared, report = await self._prepare(post)
+        tagged = await self._parts.batcher.tag(prepared) if prepared.tokens else None
+        if self._deleted.covers(post.id, number) or await images.is_deleted(post.id):
+            # What was kept of it meanwhile has to go as well.
+            await self._forget(post.id, is_final=False)
+            return Passed.SUPPRESSED
+        if tagged and prepared.picture and tagged.new_features is not None:
+            images.remember(prepared.picture.digest, tagged.new_features)
+        return self._finish(message, post, tagged, report)
+
+    async def _forget(self, post_id: str, *, is_final: bool) -> None:
+        if not await self._parts.images.forget(post_id, is_final=is_final):
+            self._parts.metrics.purge_failures.inc()
+            log.warning("purge_failed", extra={"post_id": post_id})
 
     async def _prepare(self, post: Post) -> tuple[Prepared, ImageReport]:
         tokens = await self._tokenize(post.shown.text)
@@ -198,7 +230,7 @@ class Pipeline:
             return Prepared(tokens=tokens), ImageReport(status=ImageStatus.NONE, url=url)
         picture: FoundFeatures | FoundPixels
         try:
-            picture = await self._parts.images.look_up(image)
+            picture = await self._parts.images.look_up(image, post.id)
         except ImageError as error:
             return Prepared(tokens=tokens), ImageReport(status=error.status, url=url)
         report = ImageReport(status=ImageStatus.USED, url=url, digest=picture.digest)
@@ -278,9 +310,14 @@ class Pipeline:
             self._shutdown_at = asyncio.get_running_loop().time() + seconds
         return self._shutdown_at - (1 - share) * seconds
 
-    def _count(self, outcome: Outcome) -> None:
+    def _count(self, outcome: Outcome | Passed) -> None:
         metrics = self._parts.metrics
-        if isinstance(outcome, EntityEvent):
+        if isinstance(outcome, Passed):
+            metrics.posts.labels(outcome).inc()
+            return
+        if isinstance(outcome, Tombstone):
+            metrics.posts.labels("tombstone").inc()
+        elif isinstance(outcome, EntityEvent):
             metrics.posts.labels("event").inc()
             metrics.images.labels(outcome.image.status).inc()
             for entity in outcome.entities:

@@ -1,18 +1,38 @@
-"""Where events and dead letters go: the protocol that every sink keeps, and the sink of JSONL files."""
+"""Where events, tombstones and dead letters go: the protocol that every sink keeps, and the sink of JSONL files."""
 
 import asyncio
 import contextlib
 import sys
 from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, NamedTuple, Protocol
 
 from consumers.dead_letters import DeadLetter
+from consumers.deletes import Tombstone
 from consumers.events import EntityEvent
 from consumers.source import Offsets
 from worker.errors import SinkUnavailable
 
-Outcome = EntityEvent | DeadLetter
+Outcome = EntityEvent | Tombstone | DeadLetter
+"""What goes out for a message."""
+
+
+class Passed(StrEnum):
+    """Why nothing goes out for a message."""
+
+    SUPPRESSED = "suppressed"
+    """A post that was deleted before it was published."""
+    NOTICE = "notice"
+    """A notice of a stream, which is about no single post."""
+
+
+class Finished(NamedTuple):
+    """What becomes of a message, the id of the post that it was, where one is known, and its number as it arrived."""
+
+    fate: Outcome | Passed
+    post_id: str | None
+    number: int
 
 
 class EventSink(Protocol):
@@ -37,7 +57,7 @@ class EventSink(Protocol):
 
 
 class JsonlSink:
-    """Writes events to one JSONL file and dead letters to another; `-` is standard output."""
+    """Writes events and tombstones to one JSONL file and dead letters to another; `-` is standard output."""
 
     commits_offsets = False
 
@@ -66,7 +86,7 @@ class JsonlSink:
         events, dead_letters = self._files
         try:
             for outcome in outcomes:
-                file = events if isinstance(outcome, EntityEvent) else dead_letters
+                file = dead_letters if isinstance(outcome, DeadLetter) else events
                 file.write(outcome.to_json() + b"\n")
             events.flush()
             dead_letters.flush()

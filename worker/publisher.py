@@ -13,7 +13,7 @@ from consumers.source import Message, Offsets, Partition, PostSource
 from worker.errors import PublishAborted, PublishUnsettled, WorkerError
 from worker.ledger import OffsetLedger
 from worker.metrics import Metrics
-from worker.publish import EventSink, Outcome
+from worker.publish import EventSink, Finished, Outcome, Passed
 from worker.retry import RetryPolicy
 from worker.room import Room
 
@@ -38,15 +38,17 @@ class Publisher:
         metrics: Metrics,
         *,
         flush_seconds: float,
-        on_published: Callable[[Outcome], None],
+        is_deleted: Callable[[str, int], bool],
+        on_published: Callable[[Outcome | Passed], None],
     ) -> None:
         self._source = source
         self._sink = sink
         self._room = room
         self._metrics = metrics
         self._flush_seconds = flush_seconds
+        self._is_deleted = is_deleted
         self._on_published = on_published
-        self._ledger: OffsetLedger[Outcome] = OffsetLedger()
+        self._ledger: OffsetLedger[Finished] = OffsetLedger()
         self._finished = asyncio.Event()
         self._publishing = asyncio.Lock()
         self._acknowledged: dict[Partition, int] = {}
@@ -58,9 +60,9 @@ class Publisher:
         self._metrics.in_flight.inc()
         self._ledger.open(message)
 
-    def complete(self, message: Message, outcome: Outcome) -> None:
-        """Note the outcome of `message`, unless its partition was given up meanwhile."""
-        if self._ledger.complete(message, outcome):
+    def complete(self, message: Message, finished: Finished) -> None:
+        """Note what becomes of `message`, unless its partition was given up meanwhile."""
+        if self._ledger.complete(message, finished):
             self._finished.set()
 
     async def run(self, forget_arrived: Callable[[], None]) -> None:
@@ -133,9 +135,12 @@ class Publisher:
         release = self._ledger.finished(partitions)
         if not release.outcomes:
             return {}
+        # Only now: a post may have been deleted while it waited for others.
+        release.outcomes[:] = map(self._unless_deleted, release.outcomes)
+        outcomes = [fate for fate, _, _ in release.outcomes if not isinstance(fate, Passed)]
         try:
             with self._metrics.stage("publish"):
-                await self._sink.publish(release.outcomes, release.offsets, membership)
+                await self._sink.publish(outcomes, release.offsets, membership)
         except (PublishUnsettled, asyncio.CancelledError):
             # It may still go out, so the same must not be published again before the offsets are read.
             self._is_unsettled = True
@@ -143,12 +148,17 @@ class Publisher:
             raise
         if not self._sink.commits_offsets:
             self._acknowledged.update(release.offsets)
-        for message, outcome in self._ledger.settle(release):
+        for message, finished in self._ledger.settle(release):
             await self._leave(message)
-            self._on_published(outcome)
+            self._on_published(finished.fate)
         offsets = {str(partition): offset for partition, offset in release.offsets.items()}
         log.info("published", extra={"num_posts": len(release.outcomes), "offsets": offsets})
         return release.offsets
+
+    def _unless_deleted(self, finished: Finished) -> Finished:
+        if finished.post_id is None or not self._is_deleted(finished.post_id, finished.number):
+            return finished
+        return finished._replace(fate=Passed.SUPPRESSED)
 
     async def _pause(self, num_failures: int, error: WorkerError) -> None:
         seconds = PATIENCE.pause(num_failures)

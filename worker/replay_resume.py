@@ -18,7 +18,7 @@ from uuid import uuid4
 
 from consumers.archive_posts import Place
 from consumers.archive_source import PARTITION, ArchiveSource
-from consumers.events import EntityEvent
+from consumers.dead_letters import DeadLetter
 from consumers.source import Offsets
 from model.whole_file import whole_file
 from worker.errors import SettingsError, SinkUnavailable
@@ -116,7 +116,7 @@ class ResumableSink:
     def _write(self, outcomes: Sequence[Outcome], place: Place) -> None:
         lines: tuple[list[bytes], list[bytes]] = ([], [])
         for outcome in outcomes:
-            lines[not isinstance(outcome, EntityEvent)].append(outcome.to_json() + b"\n")
+            lines[isinstance(outcome, DeadLetter)].append(outcome.to_json() + b"\n")
         try:
             for file, new in zip(self._files, lines, strict=True):
                 data = memoryview(b"".join(new))

@@ -7,7 +7,8 @@ from rich.console import Console
 from rich.text import Text
 
 from consumers.dead_letters import DeadLetter
-from consumers.events import Entity, EntityEvent
+from consumers.deletes import Tombstone
+from consumers.events import Entity
 from consumers.image_status import ImageStatus
 from model.captions import harmless, pieces_of
 from worker.publish import Outcome
@@ -22,13 +23,15 @@ MAX_IMAGE_NAME = 40
 
 
 def show(outcome: Outcome, console: Console) -> None:
-    """Print one tagged post, or one dead letter, on one line."""
+    """Print one tagged post, one tombstone or one dead letter, on one line."""
     console.print(_line(outcome), soft_wrap=True)
 
 
 def _line(outcome: Outcome) -> Text:
-    if not isinstance(outcome, EntityEvent):
+    if isinstance(outcome, DeadLetter):
         return _dead_letter(outcome)
+    if isinstance(outcome, Tombstone):
+        return Text(f"✗ post {harmless(outcome.id)} was deleted", style=OTHER_COLOUR)
     report = outcome.image
     text = outcome.text or ""
     if not text.strip():

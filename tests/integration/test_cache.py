@@ -12,7 +12,8 @@ from uuid import uuid4
 import pytest
 from redis import Redis
 
-from worker.cache import ENTRY_BYTES, Cache, CacheLimits, MemoryCache, RedisCache, _digest
+from worker.cache import Cache, CacheLimits, RedisCache, _digest
+from worker.memory_cache import ENTRY_BYTES, MemoryCache
 from worker.redis_client import WrongUrl
 
 MakeCache = Callable[[], Cache]
@@ -63,6 +64,58 @@ def test_a_value_has_its_time(make_cache: MakeCache) -> None:
         assert await cache.get(key) is None
 
     run(make_cache, scenario)
+
+
+def test_what_is_deleted_is_gone(make_cache: MakeCache) -> None:
+    """Those keys and no others; one that was never there is as good as gone."""
+    key = uuid4().hex
+
+    async def scenario(cache: Cache) -> None:
+        for end in "abc":
+            await cache.set(key + end, b"x", 60)
+        assert await cache.delete([key + "a", key + "b", key + "never"])
+        assert [await cache.get(key + end) for end in "abc"] == [None, None, b"x"]
+        assert await cache.delete([])
+
+    run(make_cache, scenario)
+
+
+def test_a_set_knows_how_many_are_left(make_cache: MakeCache) -> None:
+    """Members count once; what isn't in it can be taken out; an empty one is as none; each addition renews its time."""
+    key = uuid4().hex
+
+    async def scenario(cache: Cache) -> None:
+        assert await cache.remove(key, "a") == 0
+        for member in "abba":
+            await cache.add(key, member, 0.3)
+        assert await cache.remove(key, "c") == 2
+        await asyncio.sleep(0.2)
+        await cache.add(key, "c", 0.3)
+        await asyncio.sleep(0.2)
+        assert [await cache.remove(key, member) for member in "abc"] == [2, 1, 0]
+        await cache.add(key, "d", 0.1)
+        await asyncio.sleep(0.2)
+        assert await cache.remove(key, "e") == 0
+
+    run(make_cache, scenario)
+
+
+def test_a_set_counts_what_memory_kept_while_redis_was_away(redis_url: str) -> None:
+    """A picture isn't dropped that another post shows; while Redis is away nothing is known."""
+    key = uuid4().hex
+
+    async def scenario() -> None:
+        cache = RedisCache(redis_url, CacheLimits())
+        await cache.add(key, "a", 60)
+        cache._open_until = time.monotonic() + 60
+        await cache.add(key, "b", 60)
+        assert await cache.remove(key, "c") is None
+        assert not await cache.delete([key + "x"])
+        cache._open_until = 0.0
+        assert [await cache.remove(key, member) for member in "ab"] == [1, 0]
+        await cache.close()
+
+    asyncio.run(scenario())
 
 
 def test_memory_is_bounded() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from consumers.events import CheckpointName, Entity, EntityEvent, ImageReport, Scissors
 from consumers.image_status import ImageStatus
 from consumers.messages import SCHEMA_FOLDER
-from consumers.posts import read_post
+from consumers.posts import Post, read_message
 from consumers.source import Message, Partition, Position
 from consumers.wire import PositionReport
 
@@ -22,7 +22,8 @@ POSITION = Position(Partition("posts", 3), 17)
 def test_lone_surrogates_come_through() -> None:
     """Half an emoji in the text is kept as it came, in and out."""
     value = b'{"id": "1", "text": "caf\\ud83d in Paris"}'
-    post = read_post(Message(position=POSITION, value=value), max_bytes=1000)
+    post = read_message(Message(position=POSITION, value=value), max_bytes=1000)
+    assert isinstance(post, Post)
     assert post.text == "caf\ud83d in Paris"
     event = _event(post.text, Scissors(post.text).cut(type="LOC", start=8, end=13, confidence=0.5))
     out = json.loads(event.to_json())

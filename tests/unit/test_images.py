@@ -14,12 +14,12 @@ import pytest
 import worker.images
 from consumers.image_status import ImageStatus
 from consumers.posts import PostImage
-from worker.cache import MemoryCache
 from worker.decode_line import DecoderUnavailable, Pixels
 from worker.errors import ImageError
 from worker.hosts import HostLeftAlone
 from worker.image_cache import DEFLATED, FAILURE_SECONDS, ImageCache, pack, unpack, url_key
 from worker.images import FoundFeatures, FoundPixels, ImageSource, ImageSourceConfig
+from worker.memory_cache import MemoryCache
 
 SHAPE = (49, 8)
 URL = "http://example.org/x.jpg"
@@ -469,3 +469,111 @@ def test_what_nobody_thought_of_costs_the_picture_alone(caplog: pytest.LogCaptur
     (told,) = [record for record in caplog.records if record.name == "nametag.images"]
     assert vars(told)["error"] == "IndexError"
     assert "example.org" not in str(vars(told))
+
+
+async def shown(source: ImageSource, post_id: str, url: str = URL) -> str:
+    """The digest of the picture at `url`, which the post shows and the tower has seen."""
+    found = await source.look_up(PostImage(url), post_id)
+    source.remember(found.digest, FEATURES)
+    await source._cache.settle()
+    return found.digest
+
+
+@pytest.mark.parametrize("post_id", ["2", "né en 😀"])
+def test_the_last_post_that_is_deleted_takes_its_picture_along(post_id: str) -> None:
+    """Bytes, what is known of the URL, and the features; not before, and nothing of other pictures."""
+
+    async def scenario(world: World) -> None:
+        world.answers["http://h/other"] = b"another picture"
+        source = world.source()
+        digest = await shown(source, "1")
+        assert await shown(source, post_id) == digest
+        other = await shown(source, "3", "http://h/other")
+        kept = {url_key("seen", URL), url_key("bytes", URL), f"nametag:features:tower:{digest}"}
+        assert await source.forget("1", is_final=True)
+        assert kept <= world.cache._values.keys()
+        assert await source.forget(post_id, is_final=True)
+        assert not kept & world.cache._values.keys()
+        assert isinstance(await source.look_up(PostImage("http://h/other")), FoundFeatures)
+        # Of the deleted posts nothing is left but that they are.
+        names = {hashlib.sha256(name.encode()).hexdigest() for name in ("1", post_id)}
+        assert {key for key in world.cache._values if key.rpartition(":")[2] in names} == {
+            f"nametag:deleted:{name}" for name in names
+        }
+        assert f"nametag:features:tower:{other}" in world.cache._values
+        assert isinstance(await source.look_up(PostImage(URL)), FoundPixels)
+
+    assert run(scenario).fetched == [URL, "http://h/other", URL]
+
+
+def test_features_stay_while_another_url_has_the_same_pixels() -> None:
+    """They are those of pixels; the URL and its bytes go."""
+
+    async def scenario(world: World) -> None:
+        source = world.source()
+        digest = await shown(source, "1")
+        assert await shown(source, "2", URL + "?again") == digest
+        assert await source.forget("1", is_final=True)
+        assert url_key("bytes", URL) not in world.cache._values
+        assert f"nametag:features:tower:{digest}" in world.cache._values
+        assert await source.forget("2", is_final=True)
+        assert f"nametag:features:tower:{digest}" not in world.cache._values
+
+    run(scenario)
+
+
+def test_a_picture_that_comes_after_its_posts_delete_is_not_kept() -> None:
+    """It was on its way for that post alone; one that another post waits for is kept."""
+
+    async def scenario(world: World) -> None:
+        world.hold = asyncio.Event()
+        source = world.source(wait_seconds=1)
+        posts = (("1", URL), ("2", URL + "?2"), ("3", URL + "?2"))
+        late = await asyncio.gather(
+            *(source.look_up(PostImage(url), post_id) for post_id, url in posts), return_exceptions=True
+        )
+        assert [str(error) for error in late] == ["not there within 1 s"] * 3
+        assert await source.forget("1", is_final=True)
+        assert await source.forget("2", is_final=True)
+        world.hold.set()
+        await asyncio.wait(source._sweeps)
+        await source._cache.settle()
+        assert url_key("bytes", URL) not in world.cache._values
+        assert url_key("seen", URL) not in world.cache._values
+        assert url_key("bytes", URL + "?2") in world.cache._values
+
+    run(scenario)
+
+
+def test_only_a_final_delete_is_remembered() -> None:
+    """What was deleted by an empty message may come again; another worker of the same cache knows it, too."""
+
+    async def scenario(world: World) -> None:
+        source = world.source()
+        assert await source.forget("1", is_final=False)
+        assert await source.forget("2", is_final=True)
+        assert [await world.source("another").is_deleted(post_id) for post_id in "123"] == [False, True, False]
+
+    run(scenario)
+
+
+def test_a_cache_in_trouble_can_not_promise_that_all_is_gone() -> None:
+    """Neither where it doesn't say what is left, nor where it doesn't say that it dropped it."""
+
+    class Unsure(MemoryCache):
+        async def remove(self, key: str, member: str) -> int | None:
+            return None
+
+    class Deaf(MemoryCache):
+        async def delete(self, keys: Any) -> bool:
+            return False
+
+    async def scenario(world: World) -> None:
+        for cache in (Unsure(max_bytes=1_000_000), Deaf(max_bytes=1_000_000)):
+            world.cache = cache
+            source = world.source()
+            await shown(source, "1")
+            assert not await source.forget("1", is_final=True)
+            assert await source.is_deleted("1")
+
+    run(scenario)

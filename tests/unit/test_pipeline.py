@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from consumers.dead_letters import DeadLetter
+from consumers.deletes import Tombstone
 from consumers.errors import Reason
 from consumers.events import EntityEvent
 from consumers.image_status import ImageStatus
@@ -109,9 +110,8 @@ class Sink:
         if self.error is not None:
             raise self.error
         self.outcomes += outcomes
-        for outcome in outcomes:
-            partition = Partition(outcome.position.topic, outcome.position.partition)
-            self.acknowledged[partition] = outcome.position.offset
+        for partition, offset in offsets.items():
+            self.acknowledged[partition] = offset - 1
         self.world.changed.set()
 
     async def close(self) -> None:
@@ -125,11 +125,14 @@ class Images:
         self.gates: dict[str, asyncio.Event] = {}
         self.found: dict[str, FoundFeatures | FoundPixels | ImageStatus | Exception] = {}
         self.remembered: dict[str, np.ndarray] = {}
+        self.forgotten: list[tuple[str, bool]] = []
+        self.deleted: set[str] = set()
+        self.forgets_all = True
 
     def gate(self, url: str) -> asyncio.Event:
         return self.gates.setdefault(url, asyncio.Event())
 
-    async def look_up(self, image: PostImage) -> FoundFeatures | FoundPixels:
+    async def look_up(self, image: PostImage, post_id: str | None = None) -> FoundFeatures | FoundPixels:
         url = image.url
         if url in self.gates:
             await self.gates[url].wait()
@@ -142,6 +145,13 @@ class Images:
 
     def remember(self, digest: str, features: np.ndarray) -> None:
         self.remembered[digest] = features
+
+    async def forget(self, post_id: str, *, is_final: bool) -> bool:
+        self.forgotten.append((post_id, is_final))
+        return self.forgets_all
+
+    async def is_deleted(self, post_id: str) -> bool:
+        return post_id in self.deleted
 
 
 class Tagger:
@@ -213,7 +223,7 @@ class World:
 
     def offsets(self, partition: Partition = FIRST) -> list[int]:
         """Offsets of what was published of a partition, in that order."""
-        positions = [outcome.position for outcome in self.sink.outcomes]
+        positions = [outcome.position for outcome in self.sink.outcomes if not isinstance(outcome, Tombstone)]
         return [place.offset for place in positions if (place.topic, place.partition) == tuple(partition)]
 
     def count(self, name: str, **labels: str) -> float:

@@ -1,0 +1,91 @@
+"""A cache in the worker's own memory."""
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+
+ENTRY_BYTES = 300
+"""What an entry takes beside its key and its value: many are hardly more than that."""
+
+MEMBER_BYTES = 200
+"""What one of a set takes, which is a digest in hexadecimal."""
+
+Value = bytes | set[str]
+
+
+class MemoryCache:
+    """The most recently used values, up to `max_bytes`."""
+
+    def __init__(self, *, max_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._max_bytes = max_bytes
+        self._clock = clock
+        self._values: OrderedDict[str, tuple[float, Value]] = OrderedDict()
+        self._num_bytes = 0
+
+    async def get(self, key: str, deadline: float | None = None) -> bytes | None:
+        """The value, None on a miss or past its time."""
+        value = self._fresh(key)
+        return value if isinstance(value, bytes) else None
+
+    async def set(self, key: str, value: bytes, ttl_seconds: float) -> None:
+        """Keep `value`; the least recently used ones make room."""
+        self._keep(key, value, ttl_seconds)
+
+    async def delete(self, keys: Sequence[str]) -> bool:
+        """Drop what is kept under `keys`."""
+        for key in keys:
+            self._drop(key)
+        return True
+
+    async def add(self, key: str, member: str, ttl_seconds: float) -> None:
+        """Put `member` into the set `key`."""
+        found = self._fresh(key)
+        members = found if isinstance(found, set) else set()
+        # Taken out while it grows: its size is counted.
+        self._drop(key)
+        members.add(member)
+        self._keep(key, members, ttl_seconds)
+
+    async def remove(self, key: str, member: str) -> int | None:
+        """Take `member` out of the set `key`; how many are left in it."""
+        entry = self._values.get(key)
+        members = self._fresh(key)
+        if entry is None or not isinstance(members, set):
+            return 0
+        self._drop(key)
+        members.discard(member)
+        if members:
+            self._keep(key, members, entry[0] - self._clock())
+        return len(members)
+
+    async def close(self) -> None:
+        """Nothing to let go of."""
+
+    def _fresh(self, key: str) -> Value | None:
+        """What is kept under `key`, which is the most recently used now; None where its time is over."""
+        entry = self._values.get(key)
+        if entry is None:
+            return None
+        if entry[0] <= self._clock():
+            self._drop(key)
+            return None
+        self._values.move_to_end(key)
+        return entry[1]
+
+    def _keep(self, key: str, value: Value, ttl_seconds: float) -> None:
+        self._drop(key)
+        if _size(key, value) > self._max_bytes:
+            return
+        self._values[key] = (self._clock() + ttl_seconds, value)
+        self._num_bytes += _size(key, value)
+        while self._num_bytes > self._max_bytes:
+            self._drop(next(iter(self._values)))
+
+    def _drop(self, key: str) -> None:
+        if entry := self._values.pop(key, None):
+            self._num_bytes -= _size(key, entry[1])
+
+
+def _size(key: str, value: Value) -> int:
+    num_bytes = len(value) if isinstance(value, bytes) else MEMBER_BYTES * len(value)
+    return ENTRY_BYTES + len(key) + num_bytes
