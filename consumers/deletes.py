@@ -1,12 +1,13 @@
 """A post that was taken back: how its delete comes in, and the tombstone that goes out for it."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import AwareDatetime, ConfigDict, Field
 
 from consumers import wire
-from consumers.wire import SCHEMA_VERSION, WireModel, require_defaults
+from consumers.wire import SCHEMA_VERSION, PositionReport, WireModel, require_defaults
 
 MAX_ID_CHARACTERS = 256
 
@@ -49,12 +50,31 @@ class Tombstone(WireModel):
     id: str
     deleted: Annotated[Literal[True], Field(description="What tells a tombstone from an event.")] = True
     deleted_at: AwareDatetime | None = Field(None, description="When the post was taken back, where that was told.")
+    position: PositionReport | None = Field(None, description="Where the delete stood on its topic.")
 
     @property
     def headers(self) -> tuple[tuple[str, bytes], ...]:
-        """The Kafka headers."""
-        told = (("nametag-deleted-at", self.deleted_at.isoformat().encode()),) if self.deleted_at else ()
-        return (*TOMBSTONE_HEADERS, *told)
+        """The Kafka headers, each as text in UTF-8."""
+        fields: dict[str, object] = {}
+        if self.deleted_at:
+            fields["deleted-at"] = self.deleted_at.isoformat()
+        if self.position:
+            fields |= {name: getattr(self.position, name) for name in ("topic", "partition", "offset")}
+        return (*TOMBSTONE_HEADERS, *((f"nametag-{name}", str(value).encode()) for name, value in fields.items()))
+
+    @classmethod
+    def of_record(cls, key: bytes, headers: Sequence[tuple[str, bytes]]) -> Self:
+        """The tombstone that a record without a value is. Raises ValueError where it is none of nametag's."""
+        told = {name: value.decode() for name, value in headers if name.startswith("nametag-")}
+        at = {name: told.get(f"nametag-{name}") for name in ("topic", "partition", "offset")}
+        return cls.model_validate(
+            {
+                "schema_version": int(told.get("nametag-schema-version", SCHEMA_VERSION)),
+                "id": key.decode(),
+                "deleted_at": told.get("nametag-deleted-at"),
+                "position": None if None in at.values() else at,
+            }
+        )
 
     def to_json(self) -> bytes:
         """One line of JSON, as in `schemas/tombstone.schema.json`."""

@@ -154,7 +154,8 @@ class ImageCache:
         keys = [f"nametag:seen:{digest}", f"nametag:bytes:{digest}"]
         if pixels := await self._uses.take_url(digest):
             keys.append(self.features_key(pixels))
-        return await self._cache.delete(keys)
+        # What leads to them goes last, so that a delete that is read once more finds what was left.
+        return await self._cache.delete(keys) and await self._uses.forget_url(digest)
 
     async def is_deleted(self, post_id: str) -> bool:
         """Whether the post was deleted for good, as far as the cache says so in time."""

@@ -27,7 +27,7 @@ class PictureUses:
 
     async def note_pixels(self, url_digest: str, pixels_digest: str) -> None:
         """That these pixels are at this URL."""
-        await self._cache.set(f"nametag:shown:{url_digest}", pixels_digest.encode(), USES_SECONDS)
+        await self._cache.set(_shown_key(url_digest), pixels_digest.encode(), USES_SECONDS)
         await self._cache.add(f"nametag:urls-of:{pixels_digest}", url_digest, USES_SECONDS)
 
     async def url_of(self, post_id: str) -> str | None:
@@ -41,11 +41,15 @@ class PictureUses:
 
     async def take_url(self, url_digest: str) -> str | None:
         """The digest of the pixels that were at this URL, and are at no other; None where there are none such."""
-        pixels_digest = _text(await self._cache.get(f"nametag:shown:{url_digest}"))
+        pixels_digest = _text(await self._cache.get(_shown_key(url_digest)))
         if pixels_digest is None:
             return None
         num_left = await self._cache.remove(f"nametag:urls-of:{pixels_digest}", url_digest)
         return pixels_digest if num_left == 0 else None
+
+    async def forget_url(self, url_digest: str) -> bool:
+        """Drop what is known of the URL; whether that is sure."""
+        return await self._cache.delete([_shown_key(url_digest)])
 
     async def forget_post(self, post_id: str, *, is_marked: bool) -> bool:
         """Drop what is known of the post, and remember with `is_marked` that it is deleted; whether it is dropped."""
@@ -60,6 +64,10 @@ class PictureUses:
 
 def _post_key(post_id: str) -> str:
     return f"nametag:post:{_digest(post_id)}"
+
+
+def _shown_key(url_digest: str) -> str:
+    return f"nametag:shown:{url_digest}"
 
 
 def _deleted_key(post_id: str) -> str:

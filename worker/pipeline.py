@@ -201,7 +201,7 @@ class Pipeline:
         if isinstance(found, Delete):
             self._deleted.note(found.id, number, is_final=found.is_final)
             await self._forget(found.id, is_final=found.is_final)
-            return Tombstone(id=found.id, deleted_at=found.deleted_at)
+            return Tombstone(id=found.id, deleted_at=found.deleted_at, position=PositionReport.of(message.position))
         return await self._tag(found, message, number)
 
     async def _tag(self, post: Post, message: Message, number: int) -> Outcome | Passed:

@@ -1,6 +1,7 @@
 """The main job on real parts: posts through Kafka, Redis and two workers come out as entity events."""
 
 import json
+import random
 import re
 import signal
 import subprocess
@@ -8,13 +9,18 @@ import threading
 import zipfile
 from bz2 import decompress
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
+from hashlib import sha256
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import jsonschema
 import pytest
+from PIL import Image
+from redis import Redis
 
 from consumers.messages import SCHEMA_FOLDER
 from tests.end_to_end.worker_process import NAMETAG, clean_environment, receive, running, send, until
@@ -23,12 +29,18 @@ from tests.end_to_end.worker_process import NAMETAG, clean_environment, receive,
 @pytest.fixture
 def picture_host(shared_data: Path) -> Iterator[str]:
     """A loopback server of the 29 photographs; gives its origin."""
+    with serving(shared_data / "mner" / "tweet_images_subset" / "images") as origin:
+        yield origin
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[str]:
+    """A loopback server of a folder; gives its origin."""
 
     class Quiet(SimpleHTTPRequestHandler):
         def log_message(self, format: str, *arguments: object) -> None:
             pass
 
-    folder = shared_data / "mner" / "tweet_images_subset" / "images"
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
@@ -132,6 +144,47 @@ def test_a_dead_letter_goes_back_until_it_is_tagged(
     assert json.loads(event.value)["id"] == "1"
     listed = [json.loads(line) for line in _dlq(environment, "ls", "--json").splitlines()]
     assert [(each["is_retried"], each["num_failures"]) for each in listed] == [(True, 1), (True, 2)]
+
+
+def test_a_delete_leaves_nothing(
+    environment: dict[str, str], topics: Any, kafka_bootstrap: str, tmp_path: Path
+) -> None:
+    """A tombstone under the post's key; picture and features gone from Redis with the last post that shows them."""
+    # Pixels that no other test has shown to this Redis.
+    Image.frombytes("RGB", (64, 64), random.randbytes(3 * 64 * 64)).save(tmp_path / "new.png")
+    ids = [uuid4().hex for _ in range(2)]
+    redis = Redis.from_url(environment["NAMETAG_REDIS__URL"])
+
+    def kept() -> set[str]:
+        return {kind for kind in ("seen", "bytes", "shown", "posts-of") if redis.exists(f"nametag:{kind}:{digest}")}
+
+    with serving(tmp_path) as origin, running(environment | {"NAMETAG_IMAGES__ALLOW_ORIGINS": origin}) as (worker,):
+        url = f"{origin}/new.png"
+        digest = sha256(url.encode()).hexdigest()
+        posts = [{"id": each, "text": "met Ann in Paris", "image_url": url} for each in ids]
+        worker.wait_ready()
+        send(kafka_bootstrap, topics.posts, [json.dumps(post).encode() for post in posts])
+        receive(kafka_bootstrap, topics.entities, 2, [worker])
+        until(lambda: len(kept()) == 4, worker.told)
+        features = f"nametag:features:*:{(redis.get(f'nametag:shown:{digest}') or b'')[16:].decode()}"
+        until(lambda: list(redis.scan_iter(features)), worker.told)
+        for number, post_id in enumerate(ids):
+            notice = {"delete": {"status": {"id_str": post_id}, "timestamp_ms": "1609502400000"}}
+            send(kafka_bootstrap, topics.posts, [json.dumps(notice).encode()])
+            records = receive(kafka_bootstrap, topics.entities, 3 + number, [worker])
+            assert kept() == ({"seen", "bytes", "shown", "posts-of"} if number == 0 else set())
+            assert bool(list(redis.scan_iter(features))) == (number == 0)
+        # It comes once more, and from another partition.
+        send(kafka_bootstrap, topics.posts, [b"", json.dumps(posts[0]).encode()])
+        until(lambda: worker.metric("nametag_posts_total") == 6, worker.told)
+        assert worker.stop() == 0
+        assert "Paris" not in "".join(worker.log)
+    tombstones = {record.key.decode(): dict(record.headers) for record in records if record.value is None}
+    assert tombstones.keys() == set(ids)
+    assert tombstones[ids[0]]["nametag-deleted-at"] == b"2021-01-01T12:00:00+00:00"
+    (letter,) = receive(kafka_bootstrap, topics.dead_letters, 1, [worker])
+    assert letter.value == b""
+    receive(kafka_bootstrap, topics.entities, 4, [worker])
 
 
 def _dlq(environment: dict[str, str], *arguments: str) -> str:

@@ -24,7 +24,10 @@ POLL_MS = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sent:
-    """A message that stands on the posts topic; with a `reason` it must become a dead letter."""
+    """A message that stands on the posts topic; with a `reason` it must become a dead letter.
+
+    One that `deletes` must become a tombstone under the id of the post, which needs no output then.
+    """
 
     position: Position
     id: str
@@ -32,11 +35,12 @@ class Sent:
     url: str | None = None
     reason: str | None = None
     value: bytes | None = None
+    deletes: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Output:
-    """An entity event, or a dead letter with its `reason`, as it stands on a topic."""
+    """An entity event, a tombstone, or a dead letter with its `reason`, as it stands on a topic."""
 
     topic: str
     partition: int
@@ -47,6 +51,7 @@ class Output:
     digest: str | None = None
     reason: str | None = None
     value: bytes | None = None
+    is_tombstone: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,10 +62,11 @@ class Verdict:
     doubled: tuple[str, ...] = ()
     foreign: tuple[str, ...] = ()
     disordered: tuple[str, ...] = ()
+    undead: tuple[str, ...] = ()
 
     def faults(self, delivery: str) -> dict[str, tuple[str, ...]]:
         """What breaks the promise of `delivery`."""
-        found = {"lost": self.lost, "foreign": self.foreign, "out of order": self.disordered}
+        found = {"lost": self.lost, "foreign": self.foreign, "out of order": self.disordered, "undead": self.undead}
         if delivery == "exactly_once":
             found["doubled"] = self.doubled
         return {name: sentences for name, sentences in found.items() if sentences}
@@ -70,8 +76,13 @@ def judge(sent: Iterable[Sent], outputs: Sequence[Output]) -> Verdict:
     """Compare what was sent with what came out."""
     wanted = {message.position: message for message in sent}
     counts = Counter(output.position for output in outputs)
+    deleted = {message.id for message in wanted.values() if message.deletes}
     return Verdict(
-        lost=tuple(f"{_told(message)} has no output" for at, message in wanted.items() if not counts[at]),
+        lost=tuple(
+            f"{_told(message)} has no output"
+            for at, message in wanted.items()
+            if not counts[at] and (message.deletes or message.id not in deleted)
+        ),
         doubled=tuple(
             f"{_told(wanted[at])} has {count} outputs"
             for at, count in counts.items()
@@ -80,6 +91,7 @@ def judge(sent: Iterable[Sent], outputs: Sequence[Output]) -> Verdict:
         ),
         foreign=(*_foreign(wanted, outputs), *_mixed_pictures(outputs)),
         disordered=tuple(_disordered(outputs)),
+        undead=tuple(_undead(outputs, deleted)),
     )
 
 
@@ -94,6 +106,8 @@ def _foreign(wanted: dict[Position, Sent], outputs: Sequence[Output]) -> Iterabl
         message = wanted.get(output.position)
         if message is None:
             yield f"{at}, which was not sent"
+        elif output.is_tombstone != message.deletes:
+            yield f"{at}, which is {'a' if output.is_tombstone else 'no'} tombstone, unlike {_told(message)}"
         elif output.reason != message.reason:
             yield f"{at}, whose reason is {output.reason}, not {message.reason}"
         elif message.reason is not None and output.value != message.value:
@@ -113,6 +127,14 @@ def _mixed_pictures(outputs: Sequence[Output]) -> Iterable[str]:
             yield f"{count} different pictures were seen as {digest}"
 
 
+def _undead(outputs: Sequence[Output], deleted: set[str]) -> Iterable[str]:
+    """The last that is heard of a deleted post must be its tombstone."""
+    last = {output.id: output for output in outputs if output.id in deleted}
+    for post_id, output in last.items():
+        if not output.is_tombstone:
+            yield f"post {post_id} has an event after its tombstone"
+
+
 def _disordered(outputs: Sequence[Output]) -> Iterable[str]:
     """In each partition out, the first outputs of each partition in must rise; a repeat is only doubled."""
     last: dict[tuple[str, int, int], int] = {}
@@ -128,8 +150,17 @@ def _disordered(outputs: Sequence[Output]) -> Iterable[str]:
         last[place] = max(offset, last.get(place, -1))
 
 
-def event(record: Any) -> Output:
-    """The output that an entity event is."""
+def entity(record: Any) -> Output:
+    """The output that a record of the entities topic is."""
+    if record.value is None:
+        headers = dict(record.headers)
+        return Output(
+            topic=record.topic,
+            partition=record.partition,
+            position=(int(headers["nametag-partition"]), int(headers["nametag-offset"])),
+            id=record.key.decode(),
+            is_tombstone=True,
+        )
     body = json.loads(record.value)
     image = body["image"]
     return Output(
@@ -183,7 +214,7 @@ class OutputReader:
         records = [record for batch in polled.values() for record in batch]
         for record in records:
             self._next[TopicPartition(record.topic, record.partition)] = record.offset + 1
-            output = event(record) if record.topic == self.entities else dead_letter(record)
+            output = entity(record) if record.topic == self.entities else dead_letter(record)
             self.outputs.append(output)
             self.seen.add(output.position)
         self._listen(bool(records))

@@ -4,6 +4,8 @@ import json
 import random
 import threading
 import time
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from kafka import KafkaProducer
@@ -16,6 +18,10 @@ MARKER = "xpoisonx"
 """A post with this word breaks the tagger."""
 
 TICK_SECONDS = 0.02
+DELETED_SHARE = 0.08
+DELETED_WITHIN = 40
+"""A delete is of one of so many posts before it: many of them are still under way."""
+
 PICTURED_SHARE = 0.2
 BROKEN_SHARE = 0.01
 WORDS = ("so happy about Phoenix", "met Ann in Paris", "Modern Baseball tonight", "rt", "no names here at all", "")
@@ -26,11 +32,22 @@ def make_posts(plan: Plan, origin: str, num_pictures: int) -> list[Sent]:
     """The plan's posts, yet without a position."""
     chance = random.Random(f"posts/{plan.seed}/{plan.number}")
     poisoned = frozenset(chance.sample(range(plan.num_posts), plan.num_poisoned))
-    return [_post(chance, plan, number, number in poisoned, origin, num_pictures) for number in range(plan.num_posts)]
+    posts = [_post(chance, plan, number, number in poisoned, origin, num_pictures) for number in range(plan.num_posts)]
+    return list(_with_deletes(chance, posts))
+
+
+def _with_deletes(chance: random.Random, posts: list[Sent]) -> Iterator[Sent]:
+    for number, post in enumerate(posts):
+        yield post
+        if chance.random() < DELETED_SHARE:
+            deleted = chance.choice(posts[max(0, number - DELETED_WITHIN) : number + 1])
+            notice = json.dumps({"delete": {"status": {"id_str": deleted.id}}}).encode()
+            yield Sent(position=(-1, -1), id=deleted.id, value=notice, deletes=True)
 
 
 def _post(chance: random.Random, plan: Plan, number: int, is_poisoned: bool, origin: str, num_pictures: int) -> Sent:
-    name = str(number)
+    # Another in each run: a post that was deleted once stays so.
+    name = f"{plan.seed}-{plan.number}-{number}"
     if not is_poisoned and chance.random() < BROKEN_SHARE:
         return Sent(position=(-1, -1), id=name, reason="not_json", value=f"no JSON, number {number}".encode())
     text = f"post {number} " + " ".join(chance.choices(WORDS, k=chance.randint(1, 4)))
@@ -72,8 +89,7 @@ class Sender:
         finally:
             self._producer.close(timeout=1)
         return [
-            Sent(position=(at.partition, at.offset), id=p.id, text=p.text, url=p.url, reason=p.reason, value=p.value)
-            for p, at in zip(self._posts, metadata, strict=True)
+            replace(post, position=(at.partition, at.offset)) for post, at in zip(self._posts, metadata, strict=True)
         ]
 
     @property
@@ -84,10 +100,11 @@ class Sender:
     def _send(self) -> None:
         chance = random.Random(f"partitions/{self._plan.seed}/{self._plan.number}")
         began = time.monotonic()
+        partitions: dict[str, int] = {}
         for number, post in enumerate(self._posts):
             due = began + self._plan.send_seconds * number / len(self._posts)
             if (wait := due - time.monotonic()) > 0:
                 time.sleep(max(wait, TICK_SECONDS))
-            self._futures.append(
-                self._producer.send(self._topic, post.value, partition=chance.randrange(NUM_PARTITIONS))
-            )
+            # A delete stands behind its post, as those under one key do.
+            partition = partitions.setdefault(post.id, chance.randrange(NUM_PARTITIONS))
+            self._futures.append(self._producer.send(self._topic, post.value, partition=partition))

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+import jsonschema
 import pytest
 
 import worker.deleted_posts
@@ -11,8 +12,10 @@ from consumers.dead_letters import DeadLetter
 from consumers.deletes import Delete, Notice, Tombstone
 from consumers.errors import BadMessage, Reason
 from consumers.events import EntityEvent
+from consumers.messages import SCHEMA_FOLDER
 from consumers.posts import read_message
 from consumers.source import Message, Partition, Position
+from consumers.wire import PositionReport
 from tests.unit.test_pipeline import FIRST, SECOND, World, post, run
 from worker.deleted_posts import DeletedPosts
 from worker.errors import PublishAborted
@@ -198,14 +201,28 @@ def test_the_last_deletes_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_tombstone_is_written_as_its_schema_says() -> None:
-    """In a JSONL file it is a line; on Kafka its fields are headers."""
-    tombstone = Tombstone(id="1", deleted_at=NOON)
-    assert json.loads(tombstone.to_json()) == {
-        "schema_version": 1, "id": "1", "deleted": True, "deleted_at": "2021-01-01T12:00:00+00:00"
-    }  # fmt: skip
+    """In a JSONL file it is a line; on Kafka its fields are headers, from which it is read again."""
+    tombstone = Tombstone(id="né", deleted_at=NOON, position=PositionReport(topic="posts", partition=1, offset=2))
+    body = json.loads(tombstone.to_json())
+    assert body == {
+        "schema_version": 1,
+        "id": "né",
+        "deleted": True,
+        "deleted_at": "2021-01-01T12:00:00+00:00",
+        "position": {"topic": "posts", "partition": 1, "offset": 2},
+    }
+    jsonschema.validate(body, json.loads((SCHEMA_FOLDER / "tombstone.schema.json").read_text()))
     assert dict(tombstone.headers) == {
         "nametag-schema": b"tombstone",
         "nametag-schema-version": b"1",
         "nametag-deleted-at": b"2021-01-01T12:00:00+00:00",
+        "nametag-topic": b"posts",
+        "nametag-partition": b"1",
+        "nametag-offset": b"2",
     }
-    assert "nametag-deleted-at" not in dict(Tombstone(id="1").headers)
+    assert Tombstone.of_record("né".encode(), tombstone.headers) == tombstone
+    # Any program may delete an event; and what it writes into headers is no number of ours.
+    assert Tombstone.of_record(b"1", ()) == Tombstone(id="1")
+    for key, headers in ((b"\xff", ()), (b"1", (("nametag-schema-version", b"x"),)), (b"1", (("nametag-a", b"\xff"),))):
+        with pytest.raises(ValueError):
+            Tombstone.of_record(key, headers)

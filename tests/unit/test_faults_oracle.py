@@ -94,3 +94,23 @@ def test_another_keys_picture_is_found() -> None:
     assert "was seen as" in judge(posts, (*RIGHT, fifth)).foreign[0]
     swapped = replace(RIGHT[2], digest="p1")
     assert judge(SENT, (*RIGHT[:2], swapped, RIGHT[3])).foreign == ("2 different pictures were seen as p1",)
+
+
+DELETES = (*SENT, Sent(position=(0, 3), id="b", deletes=True))
+TOMBSTONE = Output(topic="e", partition=0, position=(0, 3), id="b", is_tombstone=True)
+
+
+def test_a_deleted_post_may_have_an_event_or_none() -> None:
+    """Before its tombstone; twice under at least once, as long as a tombstone comes last."""
+    assert judge(DELETES, (*RIGHT, TOMBSTONE)) == judge(DELETES, (RIGHT[0], *RIGHT[2:], TOMBSTONE)) == Verdict()
+    again = judge(DELETES, (*RIGHT, TOMBSTONE, RIGHT[1], TOMBSTONE))
+    assert not again.faults("at_least_once") and set(again.faults("exactly_once")) == {"doubled"}
+
+
+def test_a_post_that_outlives_its_delete_is_found() -> None:
+    """An event after the tombstone, no tombstone, or a tombstone that nobody asked for."""
+    undead = judge(DELETES, (RIGHT[0], *RIGHT[2:], TOMBSTONE, RIGHT[1]))
+    assert "undead" in undead.faults("at_least_once")
+    assert len(judge(DELETES, RIGHT).lost) == 1
+    assert len(judge(SENT, (*RIGHT[:3], replace(RIGHT[3], is_tombstone=True))).foreign) == 1
+    assert len(judge(DELETES, (*RIGHT, replace(TOMBSTONE, is_tombstone=False))).foreign) == 1
