@@ -76,13 +76,8 @@ def judge(sent: Iterable[Sent], outputs: Sequence[Output]) -> Verdict:
     """Compare what was sent with what came out."""
     wanted = {message.position: message for message in sent}
     counts = Counter(output.position for output in outputs)
-    deleted = {message.id for message in wanted.values() if message.deletes}
     return Verdict(
-        lost=tuple(
-            f"{_told(message)} has no output"
-            for at, message in wanted.items()
-            if not counts[at] and (message.deletes or message.id not in deleted)
-        ),
+        lost=tuple(f"{_told(wanted[at])} has no output" for at in needed(wanted.values()) if not counts[at]),
         doubled=tuple(
             f"{_told(wanted[at])} has {count} outputs"
             for at, count in counts.items()
@@ -91,8 +86,19 @@ def judge(sent: Iterable[Sent], outputs: Sequence[Output]) -> Verdict:
         ),
         foreign=(*_foreign(wanted, outputs), *_mixed_pictures(outputs)),
         disordered=tuple(_disordered(outputs)),
-        undead=tuple(_undead(outputs, deleted)),
+        undead=tuple(_undead(outputs, _deleted(wanted.values()))),
     )
+
+
+def needed(sent: Iterable[Sent]) -> list[Position]:
+    """The positions that must have an output: of deletes, and of posts that nobody deleted."""
+    sent = list(sent)
+    deleted = _deleted(sent)
+    return [message.position for message in sent if message.deletes or message.id not in deleted]
+
+
+def _deleted(sent: Iterable[Sent]) -> set[str]:
+    return {message.id for message in sent if message.deletes}
 
 
 def _told(message: Sent) -> str:

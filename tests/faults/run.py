@@ -12,7 +12,7 @@ from typing import Any
 
 from tests.faults.cluster import NUM_PARTITIONS, Cluster
 from tests.faults.crew import SHUTDOWN_SECONDS, Crew, Nest, Worker
-from tests.faults.oracle import OutputReader, Sent, Verdict, judge, uncommitted
+from tests.faults.oracle import OutputReader, Position, Sent, Verdict, judge, needed, uncommitted
 from tests.faults.plan import SECONDS_A_BOUNCE, SHUTDOWN, Plan, Strike
 from tests.faults.posts import Sender, make_posts
 
@@ -144,9 +144,14 @@ def run_plan(plan: Plan, cluster: Cluster, nest: Nest, folder: Path, *, keep: bo
     bouncer.start()
     try:
         deadline = began + DEADLINE_SECONDS + 2 * len(plan.bounces) * SECONDS_A_BOUNCE
-        while len(reader.seen) < plan.num_posts and time.monotonic() < deadline:
+        missing: set[Position] | None = None
+        while missing != set() and time.monotonic() < deadline:
             crew.tend(can_join=cluster.broker_is_up)
             reader.poll()
+            if missing is None and sender.is_done:
+                missing = set(needed(sender.sent()))
+            if missing:
+                missing -= reader.seen
         bouncer.join(1)
         if bouncer.is_alive():
             problems.append("the workers were not back between two bounces")
