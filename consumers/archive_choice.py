@@ -6,10 +6,12 @@ from datetime import datetime
 from hashlib import blake2b
 from typing import Any, Literal
 
+from consumers.deletes import Delete
 from consumers.posts import Post, post_of
 from consumers.tweets import original_of
 
 Retweets = Literal["keep", "drop", "fold"]
+Deletes = Literal["obey", "drop"]
 
 MAX_REMEMBERED = 500_000
 """For so many posts it is known that they came already, when retweets are folded."""
@@ -21,6 +23,8 @@ class PostChoice:
 
     `languages` are BCP 47 tags: `en` takes `en-GB` too. `since` is in the range, `until` isn't. `share` of the
     posts are taken, by the hash of their ids: the same each time, and a smaller share is part of a larger one.
+    `deletes` are handed on whenever they were made, and whatever the post was like, which they don't tell; of a share
+    of the posts those that are for one of them.
     """
 
     languages: frozenset[str] = frozenset()
@@ -29,6 +33,7 @@ class PostChoice:
     since: datetime | None = None
     until: datetime | None = None
     share: float = 1.0
+    deletes: Deletes = "obey"
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
@@ -70,6 +75,11 @@ class Chooser:
         if choice.retweets == "fold" and not self._is_first(post.id):
             return "folded"
         return None
+
+    def obeys(self, delete: Delete) -> bool:
+        """Whether a delete is handed on."""
+        choice = self._choice
+        return choice.deletes == "obey" and (choice.share >= 1 or _fraction(delete.id) < choice.share)
 
     def _is_in_time(self, moment: datetime | None) -> bool:
         if moment is None:

@@ -19,6 +19,7 @@ from consumers.archive_choice import Chooser, PostChoice
 from consumers.archive_lines import lines
 from consumers.archive_members import Archives, Member
 from consumers.archive_streams import MemberBroken, Stream
+from consumers.deletes import Delete, delete_of
 from consumers.errors import BadMessage, SourceUnavailable
 from consumers.posts import Post, read_object
 from consumers.tweets import control_kind
@@ -33,12 +34,12 @@ class Place(NamedTuple):
 
 
 class ArchivePost(NamedTuple):
-    """A post, the bytes that it came as, and its line in its member, from 0.
+    """A post or the delete of one, the bytes that it came as, and its line in its member, from 0.
 
     Of a folded retweet the bytes are the original's, written anew.
     """
 
-    post: Post
+    post: Post | Delete
     value: bytes
     member: Member
     line: int
@@ -51,11 +52,15 @@ class ArchivePost(NamedTuple):
 
 @dataclass(slots=True)
 class Books:
-    """What became of the lines; `first` and `last` are the earliest and the latest `created_at` among the posts."""
+    """What became of the lines; `first` and `last` are the earliest and the latest `created_at` among the posts.
+
+    `num_obeyed` are the deletes that are handed on, also those that a status is withheld everywhere.
+    """
 
     num_lines: int = 0
     num_posts: int = 0
     num_deletes: int = 0
+    num_obeyed: int = 0
     control: Counter[str] = field(default_factory=Counter)
     filtered: Counter[str] = field(default_factory=Counter)
     skipped: Counter[str] = field(default_factory=Counter)
@@ -72,8 +77,9 @@ class Books:
 
 
 class ArchivePosts:
-    """The posts of archives that are wanted, in the order of time; a line beyond `max_post_bytes` is skipped.
+    """The posts of archives that are wanted, and deletes, in the order of time.
 
+    A line beyond `max_post_bytes` is skipped.
     With `after` only those behind that place; the books begin there too.
     """
 
@@ -112,7 +118,10 @@ class ArchivePosts:
                     continue
                 if read is not None:
                     post, value = read
-                    self._enter(post, value)
+                    if isinstance(post, Delete):
+                        self.books.num_obeyed += 1
+                    else:
+                        self._enter(post, value)
                     yield ArchivePost(post, value, member, number)
         except MemberBroken as error:
             self._archives.books.warn(member, error)
@@ -139,15 +148,16 @@ class ArchivePosts:
             with suppress(BadMessage):
                 self._read(line, Books())
 
-    def _read(self, line: bytes, books: Books) -> tuple[Post, bytes] | None:
-        """The post in a line and its bytes; None where it is none, or isn't wanted. Raises `BadMessage`."""
+    def _read(self, line: bytes, books: Books) -> tuple[Post | Delete, bytes] | None:
+        """The post or delete in a line and its bytes; None where it is none, or isn't wanted. Raises `BadMessage`."""
         if not line.strip():
             books.control["keep_alive"] += 1
             return None
         body = read_object(line, max_bytes=self._max_post_bytes)
         if kind := control_kind(body):
             _note(kind, books)
-            return None
+            delete = delete_of(body)
+            return (delete, line) if delete and self._chooser.obeys(delete) else None
         post, original = self._chooser.read(body)
         if why := self._chooser.why_not(post, body):
             books.filtered[why] += 1

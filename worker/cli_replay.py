@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
-# consumers.archive_choice.Retweets, written again so that help need not import it.
+# consumers.archive_choice.Retweets and Deletes, written again so that help need not import it.
 RETWEETS = ("keep", "drop", "fold")
+DELETES = ("obey", "drop")
 
 
 def add_replay(commands: "Commands") -> None:
@@ -57,6 +58,9 @@ def _add_choice(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--with-photo", action="store_true", help="only those with a photo")
     group.add_argument("--retweets", choices=RETWEETS, default="keep",
                        help="keep them, drop them, or fold them into their original, which comes once "
+                       "(default: %(default)s)")  # fmt: skip
+    group.add_argument("--deletes", choices=DELETES, default="obey",
+                       help="hand them on, each under the id of its post, or only count them "
                        "(default: %(default)s)")  # fmt: skip
     group.add_argument("--since", metavar="TIME", type=_moment,
                        help="only those made from then on: an ISO time, in UTC unless it says otherwise")  # fmt: skip
@@ -105,6 +109,7 @@ def _replay(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int
             since=options.since,
             until=options.until,
             share=options.sample,
+            deletes=options.deletes,
         )
     except ValueError as error:
         parser.error(str(error))

@@ -161,7 +161,7 @@ def _print_json(tagger: "Tagger", text: str, entities: "tuple[Entity, ...]", rep
 
     told = {
         "text": text,
-        "entities": [entity.model_dump() for entity in entities],
+        "entities": [entity.model_dump(exclude_none=True) for entity in entities],
         "image": report.model_dump(exclude_none=True),
         "checkpoint": CheckpointName(id=tagger.checkpoint_id, variant=tagger.variant).model_dump(),
     }

@@ -28,7 +28,7 @@ class Report:
             f"lines       {books.num_lines:>13,}",
             f"  posts     {books.num_posts:>13,}  {books.num_with_photo:,} with photo, "
             f"{books.num_post_bytes / 1e6:,.1f} MB{span}",
-            f"  deletes   {books.num_deletes:>13,}",
+            f"  deletes   {books.num_deletes:>13,}  {books.num_obeyed:,} handed on",
             *(
                 f"  {name:<10}{counted.total():>13,}{_parts('', counted)}"
                 for name, counted in (
@@ -59,6 +59,7 @@ class Report:
             "lines": books.num_lines,
             "posts": books.num_posts,
             "deletes": books.num_deletes,
+            "deletes_handed_on": books.num_obeyed,
             "control": dict(books.control),
             "filtered": dict(books.filtered),
             "skipped": dict(books.skipped),

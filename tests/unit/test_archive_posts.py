@@ -16,6 +16,8 @@ from consumers import archive_choice
 from consumers.archive_choice import PostChoice
 from consumers.archive_members import Archives
 from consumers.archive_posts import ArchivePost, ArchivePosts, Books
+from consumers.deletes import Delete
+from consumers.posts import Post
 
 LIMIT = 256 * 1024
 
@@ -23,10 +25,11 @@ LIMIT = 256 * 1024
 def read(path: Path, *, max_post_bytes: int = LIMIT, **choice: Any) -> tuple[list[ArchivePost], Books]:
     archives = Archives([path])
     posts = ArchivePosts(archives, PostChoice(**choice), max_post_bytes=max_post_bytes)
-    found = [post for entry in archives.plan() for post in posts.of(entry)]
+    found = [each for entry in archives.plan() for each in posts.of(entry)]
+    only_posts = [each for each in found if isinstance(each.post, Post)]
     assert posts.books.num_lines == posts.books.num_accounted
-    assert posts.books.num_posts == len(found)
-    return found, posts.books
+    assert (posts.books.num_posts, posts.books.num_obeyed) == (len(only_posts), len(found) - len(only_posts))
+    return only_posts, posts.books
 
 
 def tweet(number: int, **fields: Any) -> dict[str, Any]:
@@ -60,7 +63,7 @@ def test_the_books_of_the_reference_minute(shared_data: Path) -> None:
     )
     assert [each.post.id for each in found] == [each["id"] for each in index if each["line"] not in deletes]
     assert not books.control and not books.skipped and not books.filtered
-    assert {each.line + 1 for each in found if each.post.image_urls} >= photos
+    assert {each.line + 1 for each in found if isinstance(each.post, Post) and each.post.image_urls} >= photos
 
     _, books = read(folder / "reference_minute.json", retweets="drop")
     num_retweets = sum("retweeted_status" in body for body in bodies)
@@ -111,6 +114,29 @@ def test_every_kind_of_line_is_booked(tmp_path: Path) -> None:
     assert books.control == Counter({"limit": 2, "keep_alive": 2, **dict.fromkeys(others, 1)})
     assert books.skipped == Counter({"no_text": 3, "not_a_post": 1, "too_large": 1, "not_json": 3})
     assert not books.filtered
+
+
+def test_deletes_come_in_their_place(tmp_path: Path) -> None:
+    """As they came and whenever that was, those of a sample with their posts; they can be left to be counted."""
+    withheld = {"status_withheld": {"id": 3, "withheld_in_countries": ["XX"]}}
+    bodies = [tweet(1), {"delete": {"status": {"id_str": "1"}}}, {"delete": {"status": {}}}, withheld, tweet(2)]
+    path = write(tmp_path / "minute.json", bodies)
+
+    def found(**choice: Any) -> list[ArchivePost]:
+        archives = Archives([path])
+        posts = ArchivePosts(archives, PostChoice(**choice), max_post_bytes=LIMIT)
+        return [each for entry in archives.plan() for each in posts.of(entry)]
+
+    kept = found(languages=frozenset({"de"}), with_photo=True, until=datetime(2021, 1, 1, tzinfo=UTC))
+    assert [(each.post, each.line) for each in kept] == [(Delete("1"), 1), (Delete("3"), 3)]
+    assert [json.loads(each.value) for each in kept] == [bodies[1], withheld]
+    assert [each.post.id for each in found()] == ["1", "1", "3", "2"]
+    assert [each.post.id for each in found(deletes="drop")] == ["1", "2"]
+    _, books = read(path, deletes="drop")
+    assert (books.num_deletes, books.num_obeyed, dict(books.control)) == (2, 0, {"status_withheld": 1})
+    for share in (0.1, 0.3, 0.6, 0.9):
+        chosen = [each.post.id for each in found(share=share)]
+        assert chosen == [name for name in ("1", "1", "3", "2") if archive_choice._fraction(name) < share]
 
 
 def test_a_cut_member_is_a_warning_and_its_posts_come(tmp_path: Path) -> None:

@@ -73,6 +73,7 @@ def test_a_dry_run_counts(minute: Path, capsys: pytest.CaptureFixture[str]) -> N
         "lines": 6,
         "posts": 2,
         "deletes": 1,
+        "deletes_handed_on": 1,
         "control": {"keep_alive": 1},
         "filtered": {"time": 1},
         "skipped": {"not_json": 1},
@@ -113,16 +114,23 @@ def test_an_input_that_is_not_there_is_one_sentence(tmp_path: Path, capsys: pyte
 def test_posts_are_tagged_in_their_order(
     minute: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Events go to the file as the archive has the posts, a bad one to the dead letters, and the books are told."""
+    """Events go to the file as the archive has the posts, then the tombstone of the first; and the books are told."""
     monkeypatch.chdir(tmp_path)
-    assert main(["replay", str(minute), "--out", "events.jsonl", "--json", "--sample", "0.9999"]) == 0
-    events = [json.loads(line) for line in Path("events.jsonl").read_bytes().splitlines()]
-    assert [event["id"] for event in events] == ["1", "2", "3"]
-    assert [event["position"] for event in events] == [
-        {"topic": "replay", "partition": 0, "offset": n} for n in range(3)
-    ]
-    assert Path("dead-letters.jsonl").read_bytes() == b""
-    assert json.loads(capsys.readouterr().out)["posts"] == 3
+    for deletes in ("drop", "obey"):
+        command = ["replay", str(minute), "--out", "events.jsonl", "--json", "--sample", "0.9999", "--deletes", deletes]
+        assert main(command) == 0
+        events = [json.loads(line) for line in Path("events.jsonl").read_bytes().splitlines()]
+        tombstones = [event for event in events if "deleted" in event]
+        if tombstones:
+            assert deletes == "obey" and events[-1] == tombstones[0] and tombstones[0]["id"] == "1"
+            events = events[:-1]
+        # Under way, the first is suppressed.
+        assert [event["id"] for event in events] in (["1", "2", "3"], ["2", "3"])
+        assert [event["position"]["offset"] for event in events] == [int(event["id"]) - 1 for event in events]
+        assert len(events) == 3 or tombstones
+        assert Path("dead-letters.jsonl").read_bytes() == b""
+        report = json.loads(capsys.readouterr().out)
+        assert (report["posts"], report["deletes_handed_on"]) == (3, len(tombstones))
 
 
 @pytest.mark.parametrize("out", ["29.json.bz2", "dead-letters.jsonl", "link"])
@@ -217,7 +225,7 @@ def test_the_bar_tells_how_far_it_is(minute: Path) -> None:
         console = Console(file=shown, force_terminal=is_terminal, width=200)
         with ReplayProgress(posts.books, archives.plan(), console) as progress:
             for entry in progress.entries():
-                assert len(list(posts.of(entry))) == 3
+                assert len(list(posts.of(entry))) == 4
         told = "1/1 members  6 lines  3 posts  1 deletes  0 filtered  1 skipped"
         assert (told in shown.getvalue()) is is_terminal
         assert bool(shown.getvalue()) is is_terminal
