@@ -10,6 +10,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from model.checkpoint import Checkpoint, save
@@ -47,6 +48,8 @@ def text_checkpoint(tmp_path: Path) -> Path:
     """A checkpoint of random weights that looks at no picture."""
     vocabulary = Vocabulary.of([["Paris", "again"]])
     config = TaggerConfig(variant="blstm_crf", word_size=4, char_embedding=4, char_hidden=2, hidden=4)
+    # A seed whose weights get something wrong: some find every name of a short text.
+    torch.manual_seed(1)
     network = NameTagger(config, DEFAULT_LABELS, vocabulary.num_words, vocabulary.num_characters)
     checkpoint = Checkpoint(
         config=config,
