@@ -6,6 +6,8 @@ RUNS ?= 20
 SEED ?= 0
 POSTS ?= 1000
 
+ASYNCAPI_PARSER := @asyncapi/parser@3.6.6
+
 .PHONY: demo test check faults env services format schemas constraints picture clean
 
 demo: env  ## tag the example posts and watch
@@ -38,6 +40,11 @@ services: env  ## what the tests need and the machine lacks
 	@$(call need,redis-server,redis-server,install it or set NAMETAG_TEST_REDIS)
 	@$(call need,mvn,maven openjdk-17-jre-headless,install Maven and Java 17 or set NAMETAG_TEST_KAFKA)
 	@$(call need,chromium,chromium,install it for the test of the page of errors)
+	@$(call need,node,nodejs,install Node 18 or later for the tests that read events in JavaScript)
+	@$(call need,npm,npm,install it for the test of the AsyncAPI document)
+	@test -d .node/node_modules/@asyncapi/parser || { command -v npm >/dev/null && npm install --prefix .node \
+	  --silent --fetch-retries=1 --no-save --ignore-scripts --no-audit --no-fund $(ASYNCAPI_PARSER); } \
+	  || echo "$(ASYNCAPI_PARSER) is missing: the test of the AsyncAPI document can't run"
 
 # A command, Debian's packages of it, and what to do where they can't be installed.
 define need
@@ -50,7 +57,7 @@ format: env  ## format and mend what can be mended
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-schemas: env  ## write the JSON Schemas anew from the models
+schemas: env  ## write the JSON Schemas and the AsyncAPI document anew from the code
 	$(BIN)/python -m consumers.messages
 
 constraints: env  ## pin what .venv holds now
@@ -61,4 +68,4 @@ picture: env  ## draw the README's picture of the demo
 	$(BIN)/python worker/examples/draw.py
 
 clean:  ## remove what was made, the environment included
-	rm -rf .venv demo-out .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .node demo-out .mypy_cache .ruff_cache .pytest_cache .hypothesis
