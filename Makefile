@@ -8,7 +8,7 @@ POSTS ?= 1000
 
 ASYNCAPI_PARSER := @asyncapi/parser@3.6.6
 
-.PHONY: demo test check faults env services format schemas constraints picture clean
+.PHONY: demo test check faults env services format schemas release-schemas constraints picture clean
 
 demo: env  ## tag the example posts and watch
 	$(BIN)/nametag demo
@@ -59,6 +59,9 @@ format: env  ## format and mend what can be mended
 
 schemas: env  ## write the JSON Schemas and the AsyncAPI document anew from the code
 	$(BIN)/python -m consumers.messages
+
+release-schemas: schemas  ## make the current schemas those that later ones may not break
+	mkdir -p tests/unit/released_schemas && cp consumers/schemas/*.json tests/unit/released_schemas/
 
 constraints: env  ## pin what .venv holds now
 	{ sed -n '/^#/p' constraints.txt; $(BIN)/uv pip freeze --python $(BIN)/python --exclude-editable \
