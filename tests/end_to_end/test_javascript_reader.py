@@ -116,4 +116,5 @@ def test_javascript_reads_what_the_worker_writes(tmp_path: Path) -> None:
     told = read(*lines)
     assert told == {"events": 2 * len(POSTS), "entities": num_entities, "raw": num_raw, "wrong": []}
     assert num_entities >= len(POSTS)
+    assert num_raw > 0, "no tweet's text was shown in another form"
     assert read(*map(with_code_points, lines))["wrong"], "no entity stood behind an emoji"
