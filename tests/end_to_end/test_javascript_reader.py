@@ -16,6 +16,8 @@ from tests.node import run_node
 
 SCRIPT = Path(__file__).with_name("read_events.mjs")
 
+FILES = {"input": "posts", "output": "events", "dead-letters": "letters"}
+
 Json = dict[str, Any]
 
 # Text and mention; something beyond 16 bits is before each mention or in it, so that the two units differ.
@@ -107,8 +109,9 @@ def test_javascript_reads_what_the_worker_writes(tmp_path: Path) -> None:
     posts = [{"id": f"{n}", "text": text} for n, text in enumerate(POSTS)]
     tweets = [{"id_str": f"t{n}", "text": f"R&amp;D &lt;3 {text} AT&amp;T"} for n, text in enumerate(POSTS)]
     (tmp_path / "posts.jsonl").write_text("\n".join(map(json.dumps, [*posts, *tweets])) + "\n", encoding="utf-8")
-    files = ("--input", str(tmp_path / "posts.jsonl"), "--output", str(tmp_path / "events.jsonl"))
+    files = [f"--{kind}={tmp_path / name}.jsonl" for kind, name in FILES.items()]
     subprocess.run([*NAMETAG, "worker", *files], env=clean_environment(), check=True, capture_output=True, timeout=120)
+    assert not (tmp_path / "letters.jsonl").read_bytes()
     lines = (tmp_path / "events.jsonl").read_bytes().splitlines()
     events = [json.loads(line) for line in lines]
     num_entities = sum(len(event["entities"]) for event in events)
