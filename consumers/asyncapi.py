@@ -21,6 +21,7 @@ Json = dict[str, Any]
 BINDING_VERSION = "0.5.0"
 
 _POST_ID = {"type": "string", "minLength": 1, "maxLength": 256, "description": "The post's id, in UTF-8."}
+_NO_VALUE = {"type": "null", "description": "No value at all (a null record), not JSON's `null`."}
 _LETTER_KEY = {"type": "string", "format": "binary", "description": "The message's own key; none where it had none."}
 _HISTORY = {
     "type": "string",
@@ -64,16 +65,19 @@ def _channels() -> Json:
     return {
         "posts": _channel(
             "posts",
-            "Posts to tag. The worker doesn't read the key, which decides the partition: under the post's id, what "
-            "is sent of one post is tagged in that order.",
+            "Posts to tag, and what takes them back. Under the post's id as the key, all that is sent of one post is "
+            "on one partition, and done in that order; the key is read only where there is no value.",
             "post",
             "tweet",
+            "delete",
+            "notice",
         ),
         "entities": _channel(
             "entities",
             "What was found in each post, under the post's id: an event, and a tombstone once the post was taken back. "
-            "Each post read has one record here or on the dead letters' topic, in the order of its partition; a post "
-            f"that is sent again has another, and the last counts. {_READ_COMMITTED}",
+            "Each post has one record here or on the dead letters' topic, in the order of its partition, unless it was "
+            "deleted before; one that is sent again has another, and the last counts. "
+            f"{_READ_COMMITTED}",
             "entityEvent",
             "tombstone",
         ),
@@ -141,6 +145,21 @@ def _messages() -> Json:
             "payload": {"type": "object"},
             "bindings": _key({**_POST_ID, "description": "Not read; the tweet's id keeps its messages in order."}),
         },
+        "delete": {
+            "title": "That a post is taken back",
+            "description": "As is the custom on Kafka. The post may be sent again.",
+            "payload": _NO_VALUE,
+            "bindings": _key(_POST_ID),
+        },
+        "notice": {
+            "title": "A notice of Twitter's stream",
+            "description": "An object with one key. `delete` takes a post back for good, and so does `status_withheld` "
+            "where it is withheld everywhere; others, such as `limit`, are passed over.",
+            "contentType": "application/json",
+            "payload": {"type": "object"},
+            "bindings": _key({**_POST_ID, "description": "Not read; the post's id keeps its messages in order."}),
+            "examples": [{"payload": {"delete": {"status": {"id_str": "17"}, "timestamp_ms": "1764115200000"}}}],
+        },
         "entityEvent": {
             "title": "A tagged post",
             "contentType": "application/json",
@@ -162,7 +181,7 @@ def _messages() -> Json:
                     }
                 },
             ),
-            "payload": {"type": "null", "description": "No value at all (a null record), not JSON's `null`."},
+            "payload": _NO_VALUE,
             "bindings": _key(_POST_ID),
         },
         "deadLetter": {

@@ -15,7 +15,7 @@ from consumers.messages import documents
 from tests.unit.schema_changes import breaks
 
 RELEASED = Path(__file__).with_name("released_schemas")
-READ = ("post", "tweet")
+READ = ("post", "tweet", "delete", "notice")
 """The messages that others write and nametag reads."""
 
 Json = dict[str, Any]
@@ -42,21 +42,55 @@ def test_a_json_schema_breaks_nobody(name: str) -> None:
     assert not breaks(old, new, direction(name.split(".")[0]), (old, new))
 
 
-def test_the_topics_break_nobody() -> None:
-    """Addresses, messages, their keys, content types and headers stay."""
-    old, new = released("asyncapi.json"), NOW["asyncapi.json"]
+def topic_breaks(old: Json, new: Json) -> list[str]:
+    """What is broken of addresses, messages, their content types, values, headers and keys."""
+    found: list[str] = []
     for name, channel in old["channels"].items():
-        assert new["channels"][name]["address"] == channel["address"]
-        assert set(channel["messages"]) <= set(new["channels"][name]["messages"])
+        if new["channels"].get(name, {}).get("address") != channel["address"]:
+            found.append(f"{name} has no longer the topic {channel['address']}")
+        found += [f"{each} is no longer on {name}" for each in lost(channel, new["channels"].get(name, {}), "messages")]
+    found += lost(old["components"], new["components"], "messages")
     for name, message in old["components"]["messages"].items():
-        other = new["components"]["messages"][name]
-        assert other.get("contentType") == message.get("contentType")
-        for was, now in (
-            (message["payload"], other["payload"]),
-            (message["headers"], other["headers"]),
-            (message["bindings"]["kafka"]["key"], other["bindings"]["kafka"]["key"]),
-        ):
-            assert not breaks(was, now, direction(name), (old, new))
+        other = new["components"]["messages"].get(name, message)
+        if other.get("contentType") != message.get("contentType"):
+            found.append(f"{name} has another content type")
+        for part in (["payload"], ["headers"], ["bindings", "kafka", "key"]):
+            found += breaks(field(message, *part), field(other, *part), direction(name), (old, new))
+    return found
+
+
+def lost(old: Json, new: Json, what: str) -> list[str]:
+    return sorted(old[what].keys() - new.get(what, {}).keys())
+
+
+def test_the_topics_break_nobody() -> None:
+    """Whoever holds the released AsyncAPI document can go on with it."""
+    assert not topic_breaks(released("asyncapi.json"), NOW["asyncapi.json"])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda d: d["channels"]["entities"].update(address="events"),
+        lambda d: d["channels"]["deadLetters"]["messages"].pop("retriedMark"),
+        lambda d: message(d, "tombstone")["headers"]["properties"].pop("nametag-deleted-at"),
+        lambda d: message(d, "deadLetter")["headers"]["required"].remove("nametag-reason"),
+        lambda d: message(d, "entityEvent").update(contentType="text/plain"),
+        lambda d: message(d, "entityEvent")["bindings"]["kafka"]["key"].update(type="integer"),
+        lambda d: message(d, "tombstone")["payload"].update(type="object"),
+        lambda d: d["components"]["schemas"]["Entity"]["properties"].pop("start"),
+    ],
+    ids=["topic", "message", "header", "required header", "content type", "key", "value", "field"],
+)
+def test_a_broken_topic_is_found(change: Callable[[Json], object]) -> None:
+    """Each change that would break a reader of the topics fails the check."""
+    new = deepcopy(NOW["asyncapi.json"])
+    change(new)
+    assert topic_breaks(NOW["asyncapi.json"], new)
+
+
+def message(document: Json, name: str) -> Json:
+    return field(document, "components", "messages", name)
 
 
 def test_every_document_has_been_released() -> None:
@@ -66,7 +100,7 @@ def test_every_document_has_been_released() -> None:
 
 def field(schema: Json, *path: str) -> Json:
     for key in path:
-        schema = schema[key]
+        schema = schema.get(key, {})
     return schema
 
 
