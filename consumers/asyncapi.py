@@ -178,7 +178,8 @@ def _messages() -> Json:
                         "type": "string",
                         "format": "date-time",
                         "description": "When the post was taken back, where that was told.",
-                    }
+                    },
+                    **_position("the delete"),
                 },
             ),
             "payload": _NO_VALUE,
@@ -222,9 +223,7 @@ def _letter_headers() -> Json:
         "nametag-schema-version": {"type": "string", "const": str(SCHEMA_VERSION)},
         "nametag-reason": {"type": "string", "enum": [reason.value for reason in Reason], "description": "Why."},
         "nametag-detail": {"type": "string", "description": "What was wrong, in a sentence."},
-        "nametag-topic": {"type": "string", "description": "The topic that the message came on."},
-        "nametag-partition": _number("Its partition there."),
-        "nametag-offset": _number("Its offset there."),
+        **_position("the message"),
         "nametag-failed-at": {"type": "string", "format": "date-time", "description": "When it failed."},
         HISTORY_HEADER: _HISTORY,
     }
@@ -239,6 +238,14 @@ def _letter_headers() -> Json:
         },
     }
     return _headers({**always, **sometimes}, required=list(always))
+
+
+def _position(whose: str) -> Json:
+    return {
+        "nametag-topic": {"type": "string", "description": f"The topic that {whose} came on."},
+        "nametag-partition": _number("Its partition there."),
+        "nametag-offset": _number("Its offset there."),
+    }
 
 
 def _number(description: str) -> Json:

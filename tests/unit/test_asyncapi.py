@@ -14,6 +14,7 @@ from consumers.errors import Reason
 from consumers.events import EVENT_HEADERS
 from consumers.messages import json_schemas
 from consumers.source import Message, Partition, Position
+from consumers.wire import PositionReport
 from worker.settings import KafkaTable
 
 POSITION = Position(Partition("posts", 3), 17)
@@ -48,8 +49,8 @@ def test_the_document_says_no_header_that_no_letter_has() -> None:
 
 
 def test_events_and_tombstones_have_the_headers_of_the_document() -> None:
-    """Both are told apart by `nametag-schema`, and a tombstone says when."""
-    stone = Tombstone(id="1", deleted_at=datetime(2026, 1, 1, tzinfo=UTC))
+    """Both are told apart by `nametag-schema`, and a tombstone says when, and where its delete stood."""
+    stone = Tombstone(id="1", deleted_at=datetime(2026, 1, 1, tzinfo=UTC), position=PositionReport.of(POSITION))
     for name, own in (("entityEvent", EVENT_HEADERS), ("tombstone", stone.headers)):
         headers = {header: value.decode() for header, value in own}
         assert set(headers) == set(headers_of(name)["properties"])
