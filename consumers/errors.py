@@ -4,11 +4,14 @@ ConsumersError
 ├── BadMessage              dead-letter: the message can't be read as a post
 ├── SourceUnavailable       stop: nothing to read from, after what was tried
 ├── NoSuchLetter            stop: no dead letter stands there
+├── BadEvent                raise or skip: a record of the entities topic is no event
+├── NewerSchema             stop: an event of a newer nametag; nothing of it was handed out
 ├── RetryStopped            stop: the rest was not put back; running the same again goes on
 └── ReplayStopped           stop: the rest of the posts was not put on the topic
 """
 
 from enum import StrEnum
+from typing import Self
 
 
 class Reason(StrEnum):
@@ -40,6 +43,38 @@ class SourceUnavailable(ConsumersError):
 
 class NoSuchLetter(ConsumersError):
     """Raised when a position of the dead-letters topic holds no dead letter."""
+
+
+class BadEvent(ConsumersError):
+    """Raised when a record is no event. The reader stands before it, or skips it with `on_bad="skip"`."""
+
+    def __init__(self, detail: str, where: str = "this") -> None:
+        super().__init__(
+            f'{where} is no event of nametag: {detail}; find out who wrote it, or read on with on_bad="skip"'
+        )
+        self.detail = detail
+        self.where = where
+
+    def at(self, where: str) -> Self:
+        """The same, of the record at the position `where`."""
+        return type(self)(self.detail, where)
+
+
+class NewerSchema(ConsumersError):
+    """Raised when an event was written by a newer nametag. The reader stands before it, and never skips it."""
+
+    def __init__(self, found: str, known: int, where: str = "this") -> None:
+        super().__init__(
+            f"{where} has {found}, and this nametag knows up to {known}; upgrade nametag here and start again: "
+            "the event was not handed out, nor its offset committed"
+        )
+        self.found = found
+        self.known = known
+        self.where = where
+
+    def at(self, where: str) -> Self:
+        """The same, of the record at the position `where`."""
+        return type(self)(self.found, self.known, where)
 
 
 class RetryStopped(ConsumersError):

@@ -1,7 +1,7 @@
 """A tagged post, as it goes out on the entities topic."""
 
 from bisect import bisect_left
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import AwareDatetime, ConfigDict, Field
 
@@ -113,6 +113,11 @@ class EntityEvent(WireModel):
     def to_json(self) -> bytes:
         """One line of JSON, as in `schemas/entity_event.schema.json`."""
         return wire.dumps(self.model_dump(exclude_none=True))
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Self:
+        """The event that one line of JSON is. Raises `NewerSchema`, and `BadEvent` where it is none."""
+        return wire.read(cls, data)
 
 
 EVENT_HEADERS = (

@@ -5,14 +5,17 @@ JSON by orjson, and by the standard library for the lone surrogates that orjson 
 
 import json
 from datetime import datetime
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from consumers.errors import BadEvent, NewerSchema
 from consumers.source import Position
 
 SCHEMA_VERSION: Literal[1] = 1
+
+_Written = TypeVar("_Written", bound="WireModel")
 
 
 class WireModel(BaseModel):
@@ -62,6 +65,31 @@ def dumps(value: Any) -> bytes:
         return orjson.dumps(value)
     except (TypeError, UnicodeEncodeError):
         return json.dumps(value, default=_write, separators=(",", ":")).encode("ascii")
+
+
+def read(model: type[_Written], data: bytes) -> _Written:
+    """The message of ours that one line of JSON is; fields that we don't know are ignored.
+
+    Raises `NewerSchema`, and `BadEvent` where it is no such message.
+    """
+    try:
+        body = loads(data)
+    except ValueError:
+        raise BadEvent("it is no JSON") from None
+    if not isinstance(body, dict):
+        raise BadEvent("it is no JSON object")
+    version = body.get("schema_version")
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise NewerSchema(f"schema version {version}", SCHEMA_VERSION)
+    if version is None or isinstance(version, bool):
+        # The model has a default, for what we write; what we read has to say it.
+        raise BadEvent("it has no schema_version")
+    try:
+        return model.model_validate(body)
+    except ValidationError as error:
+        # Without the input: an error must not carry a post's text into logs.
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        raise BadEvent(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
 
 
 def _refuse_constant(name: str) -> None:
