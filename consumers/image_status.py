@@ -1,6 +1,7 @@
 """What became of a post's picture, as events say it."""
 
 from enum import StrEnum
+from typing import Self
 
 
 class ImageStatus(StrEnum):
@@ -30,3 +31,12 @@ class ImageStatus(StrEnum):
     """The host can't be reached, breaks off, fails (5xx), or is left alone since it did so, or asked for it."""
     LATE = "late"
     """It was still on its way when the post had to go on; posts that follow may have it."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> Self | None:
+        """A status of a later version: readers of its events take it as it is, and as none of the above."""
+        if not isinstance(value, str):
+            return None
+        status = str.__new__(cls, value)
+        status._name_, status._value_ = "OTHER", value
+        return status

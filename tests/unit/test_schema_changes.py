@@ -11,6 +11,9 @@ from typing import Any, Literal
 
 import pytest
 
+from consumers.errors import NewerSchema
+from consumers.events import EntityEvent
+from consumers.image_status import ImageStatus
 from consumers.messages import documents
 from tests.unit.schema_changes import breaks
 
@@ -170,3 +173,27 @@ def changed(name: str, change: Callable[[Json], object]) -> list[str]:
     new = deepcopy(old)
     change(new)
     return breaks(old, new, direction(name), (old, new))
+
+
+def test_our_own_reader_takes_what_later_workers_may_write() -> None:
+    """Unknown fields are ignored, an unknown status or type is kept as it is; a newer version is refused."""
+    body = {
+        "schema_version": 1,
+        "id": "1",
+        "tagged_at": "2026-11-25T12:00:00+00:00",
+        "new": {"a": 1},
+        "entities": [
+            {"type": "EVENT", "text": "", "confidence": 1, "new": 1}
+            | dict.fromkeys(("start", "end", "start_utf16", "end_utf16"), 0)
+        ],
+        "image": {"status": "watermarked", "new": None},
+        "checkpoint": {"id": "c", "variant": "text"},
+        "position": {"topic": "posts", "partition": 0, "offset": 0},
+    }
+    event = EntityEvent.from_json(json.dumps(body).encode())
+    assert event.image.status == "watermarked"
+    assert event.image.status not in set(ImageStatus)
+    assert event.entities[0].type == "EVENT"
+    assert json.loads(event.to_json())["image"] == {"status": "watermarked"}
+    with pytest.raises(NewerSchema):
+        EntityEvent.from_json(json.dumps(body | {"schema_version": 2}).encode())
