@@ -43,7 +43,7 @@ services: env  ## what the tests need and the machine lacks
 	@$(call need,node,nodejs,install Node 18 or later for the tests that read events in JavaScript)
 	@$(call need,npm,npm,install it for the test of the AsyncAPI document)
 	@test -d .node/node_modules/@asyncapi/parser || { command -v npm >/dev/null && npm install --prefix .node \
-	  --silent --fetch-retries=1 --no-save --ignore-scripts --no-audit --no-fund $(ASYNCAPI_PARSER); } \
+	  --silent --fetch-retries=4 --no-save --ignore-scripts --no-audit --no-fund $(ASYNCAPI_PARSER); } \
 	  || echo "$(ASYNCAPI_PARSER) is missing: the test of the AsyncAPI document can't run"
 
 # A command, Debian's packages of it, and what to do where they can't be installed.
