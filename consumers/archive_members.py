@@ -82,14 +82,24 @@ class Member:
         name = (self.name or self.archive).lower()
         return name.removesuffix(".gz").removesuffix(".bz2").endswith(CONTAINERS)
 
+    @property
+    def is_read_alone(self) -> bool:
+        """Whether it can be read without the others, as far as its name tells: it is no archive, and can be sought."""
+        return self.place is not None and not self.is_named_archive
+
     def may_hold(self, archive: str, name: str) -> bool:
         """Whether it is the member of that name, or an archive that may hold it or a rival of a later member."""
-        return self.is_named_archive or self.place is None or (self.archive, self.name) == (archive, name)
+        is_around = self.archive == archive and f"{name}/".startswith(f"{self.name}/" if self.name else "")
+        return self.is_named_archive or self.place is None or is_around
 
     def inner(self, found: Found) -> "Member":
         """What was found in this one, an archive."""
         name = f"{self.name}/{found.name}" if self.name else found.name
         return Member(archive=self.archive, name=name, trail=(*self.trail, *trail_of(found.name)), place=found.place)
+
+
+class NotPlain(Exception):
+    """Raised for a member that is an archive, though its name isn't one's, where archives are not to be expanded."""
 
 
 @dataclass(slots=True)
@@ -107,14 +117,23 @@ class MemberBooks:
         if len(self.warnings) < MAX_WARNINGS:
             self.warnings.append(f"{member} {why}")
 
+    def add(self, other: "MemberBooks") -> None:
+        """Take in what `other` has."""
+        self.num_read += other.num_read
+        self.left_alone += other.left_alone
+        self.num_warnings += other.num_warnings
+        self.warnings += other.warnings[: MAX_WARNINGS - len(self.warnings)]
+
 
 class Archives:
     """The members of `paths`: files, folders, `-` for standard input.
 
-    Of members of the same minute the largest is read, and of equal ones the first.
+    Of members of the same minute the largest is read, and of equal ones the first. Unless it `expands`, an entry that
+    turns out to be an archive raises `NotPlain`.
     """
 
-    def __init__(self, paths: Sequence[str | Path]) -> None:
+    def __init__(self, paths: Sequence[str | Path], *, expands: bool = True) -> None:
+        self._expands = expands
         self._paths = [str(path) for path in paths]
         self._zips = ZipReader()
         self._minutes: set[datetime] = set()
@@ -231,6 +250,8 @@ class Archives:
         if head.startswith(ZIP_MAGICS):
             self.books.warn(member, "is a zip that can't be read from front to back; unpack what it lies in")
         elif is_tar(head):
+            if not self._expands:
+                raise NotPlain
             yield from self._expand_tar(member, stream, depth)
         elif member.is_named_archive:
             self.books.warn(member, NO_ARCHIVE)

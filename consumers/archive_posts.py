@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from consumers import wire
 from consumers.archive_choice import Chooser, PostChoice
@@ -33,13 +33,25 @@ class Place(NamedTuple):
     line: int
 
 
+class Head(Protocol):
+    """What is told of a post, or of the delete of one."""
+
+    @property
+    def id(self) -> str:
+        """The post's id."""
+
+    @property
+    def created_at(self) -> datetime | None:
+        """When the post was made, where that is known."""
+
+
 class ArchivePost(NamedTuple):
     """A post or the delete of one, the bytes that it came as, and its line in its member, from 0.
 
     Of a folded retweet the bytes are the original's, written anew.
     """
 
-    post: Post | Delete
+    post: Head
     value: bytes
     member: Member
     line: int
@@ -75,6 +87,15 @@ class Books:
         others = self.control.total() + self.filtered.total() + self.skipped.total()
         return self.num_posts + self.num_deletes + others
 
+    def add(self, other: "Books") -> None:
+        """Take in what `other` has."""
+        for name in ("num_lines", "num_posts", "num_deletes", "num_obeyed", "num_with_photo", "num_post_bytes"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for name in ("control", "filtered", "skipped"):
+            getattr(self, name).update(getattr(other, name))
+        self.first = min(filter(None, (self.first, other.first)), default=None)
+        self.last = max(filter(None, (self.last, other.last)), default=None)
+
 
 class ArchivePosts:
     """The posts of archives that are wanted, and deletes, in the order of time.
@@ -93,6 +114,11 @@ class ArchivePosts:
         self._max_post_bytes = max_post_bytes
         self._after = after
         self.books = Books()
+
+    @property
+    def is_seeking(self) -> bool:
+        """Whether the place to go on after is still to come."""
+        return self._after is not None
 
     def of(self, entry: Member) -> Iterator[ArchivePost]:
         """The posts of an entry of the archives' plan."""

@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import os
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -34,6 +35,9 @@ def add_replay(commands: "Commands") -> None:
     parser.add_argument("--rate", metavar="N", type=_rate, help="at most N posts a second")
     parser.add_argument("--speed", metavar="X", type=_speed,
                         help="by the posts' own clock: 1x as they were made, 60x an hour in a minute")  # fmt: skip
+    parser.add_argument("--workers", metavar="N", type=_count, default=len(os.sched_getaffinity(0)),
+                        help="so many processes read the archives (default: %(default)s, the cores there are); one "
+                        "where reading isn't what takes the time (--out, --rate, --speed), and to fold")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="the books as a JSON object")
     parser.add_argument("--config", type=Path, metavar="TOML", help="the settings file")
     parser.set_defaults(run=partial(_replay, parser))
@@ -81,6 +85,12 @@ def _rate(text: str) -> float:
     if not 0 < rate < math.inf:
         raise argparse.ArgumentTypeError(f"{text} is no number above 0")
     return rate
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text} is no whole number above 0")
+    return int(text)
 
 
 def _speed(text: str) -> float:

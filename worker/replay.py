@@ -18,6 +18,7 @@ from rich.console import Console
 
 from consumers.archive_choice import PostChoice
 from consumers.archive_members import Archives, Member
+from consumers.archive_parallel import ParallelConfig, ParallelPosts
 from consumers.archive_posts import ArchivePost, ArchivePosts
 from consumers.archive_source import ArchiveSource
 from consumers.posts_topic import PostsTopic
@@ -52,13 +53,16 @@ def replay(options: argparse.Namespace, choice: PostChoice) -> int:
         after = topic.after if topic else kept.place
         posts = ArchivePosts(archives, choice, max_post_bytes=settings.max_post_bytes, after=after)
         started_at = time.monotonic()
+        parallel = ParallelPosts(archives, posts, plan, _parallel(options, choice, settings))
         try:
-            with ReplayProgress(posts.books, plan, Console(stderr=True)) as progress:
+            with closing(parallel), ReplayProgress(posts.books, plan, Console(stderr=True)) as progress:
                 if options.out is not None:
-                    found = _in_time(_found(posts, progress), Pace(options.rate, options.speed))
+                    found = _in_time(_found(posts, parallel, progress), Pace(options.rate, options.speed))
                     is_at_end = _to_file(found, settings, options, resume, kept)
                 else:
-                    is_at_end = _to_topic_or_nowhere(posts, progress, topic, options)
+                    is_at_end = _to_topic_or_nowhere(
+                        lambda is_stopped: _found(posts, parallel, progress, is_stopped), topic, options
+                    )
         finally:
             seconds = time.monotonic() - started_at
             report = Report(members=archives.books, books=posts.books, seconds=seconds, rate=options.rate)
@@ -91,13 +95,27 @@ class _Stop:
         self.is_asked = True
 
 
+def _parallel(options: argparse.Namespace, choice: PostChoice, settings: Settings) -> ParallelConfig:
+    """Several processes where reading is what takes the time, and no member has to know of another."""
+    is_reading_slow = options.out is None and not options.rate and not options.speed
+    return ParallelConfig(
+        num_workers=options.workers if is_reading_slow and choice.retweets != "fold" else 1,
+        choice=choice,
+        max_post_bytes=settings.max_post_bytes,
+        hands_on=not options.dry_run,
+    )
+
+
 def _found(
-    posts: ArchivePosts, progress: ReplayProgress, is_stopped: Callable[[], bool] = lambda: False
+    posts: ArchivePosts,
+    parallel: ParallelPosts,
+    progress: ReplayProgress,
+    is_stopped: Callable[[], bool] = lambda: False,
 ) -> Iterator[ArchivePost]:
     """The posts, told of on the way, until one is asked to stop; each that was counted is given."""
     for entry in progress.entries():
-        for post in posts.of(entry):
-            yield post
+        for batch in parallel.batches(entry):
+            yield from batch
             progress.tell_sometimes()
             if is_stopped():
                 return
@@ -133,14 +151,16 @@ def _topic(
 
 
 def _to_topic_or_nowhere(
-    posts: ArchivePosts, progress: ReplayProgress, topic: PostsTopic | None, options: argparse.Namespace
+    found: Callable[[Callable[[], bool]], Iterator[ArchivePost]],
+    topic: PostsTopic | None,
+    options: argparse.Namespace,
 ) -> bool:
-    """Whether the end was reached."""
+    """Whether the end was reached; `found` gives the posts, until it is told that one is asked to stop."""
     stop = _Stop()
     before_long_wait = topic.wait if topic else lambda: None
     pace = Pace(options.rate, options.speed, is_stopped=lambda: stop.is_asked, before_long_wait=before_long_wait)
     with stop.on_signals():
-        for post in _found(posts, progress, lambda: stop.is_asked):
+        for post in found(lambda: stop.is_asked):
             if topic:
                 pace.wait(post.post.created_at)
                 topic.put(post)
