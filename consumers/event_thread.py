@@ -127,7 +127,7 @@ class EventThread:
         # A topic that was made a moment ago may take one to be seen.
         while not (numbers := consumer.partitions_for_topic(topic)):
             if self._closing.is_set() or is_known_missing(self._connection, topic) or time.monotonic() > deadline:
-                raise SourceUnavailable(explain_missing(self._connection, topic, "the topic to read"))
+                raise SourceUnavailable(explain_missing(self._connection, topic, "topic (kafka.entities_topic)"))
             time.sleep(0.2)
         self._known = frozenset(Partition(topic, number) for number in numbers)
         if self._reading.group_id is not None:

@@ -2,18 +2,17 @@
 
 import argparse
 import re
-from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from worker.moments import HELP, read_moment
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 # consumers.errors.Reason, written again so that help need not import it.
 REASONS = ("empty", "too_large", "not_json", "not_a_post", "no_text", "tagging_failed")
-
-SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
 def add_dlq(commands: "Commands") -> None:
@@ -82,9 +81,8 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
 
 def _add_filters(parser: argparse.ArgumentParser, which: str) -> None:
     parser.add_argument("--reason", choices=REASONS, metavar="R", help=f"only those of a reason: {', '.join(REASONS)}")
-    parser.add_argument("--since", metavar="TIME", type=_moment,
-                        help="only those that failed since then: 2h (s, m, h, d, w), or an ISO time, in UTC "
-                        "unless it says otherwise")  # fmt: skip
+    parser.add_argument("--since", metavar="TIME", type=read_moment,
+                        help=f"only those that failed since then: {HELP}")  # fmt: skip
     parser.add_argument("--limit", metavar="N", type=_positive, help=f"only {which}")
 
 
@@ -92,16 +90,6 @@ def _positive(text: str) -> int:
     if not re.fullmatch("[0-9]{1,9}", text) or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} is no number from 1 on")
     return int(text)
-
-
-def _moment(text: str) -> datetime:
-    try:
-        if match := re.fullmatch("([0-9]{1,9})([smhdw])", text):
-            return datetime.now(UTC) - timedelta(seconds=int(match[1]) * SECONDS[match[2]])
-        moment = datetime.fromisoformat(text)
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
-    except (ValueError, OverflowError):
-        raise argparse.ArgumentTypeError(f"{text} is neither like 2h nor an ISO time like 2026-11-25T12:00") from None
 
 
 def _position(text: str) -> str:

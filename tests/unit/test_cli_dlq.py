@@ -10,6 +10,7 @@ import pytest
 from consumers.errors import Reason
 from worker import cli_dlq
 from worker.cli import main
+from worker.moments import read_moment
 
 
 @pytest.mark.parametrize("command", ["ls", "show", "retry"])
@@ -51,13 +52,13 @@ def test_moments_are_read() -> None:
     """How long ago, or an ISO time, which is in UTC unless it says otherwise."""
     noon = datetime(2026, 11, 25, 12, tzinfo=UTC)
     for text in ("2026-11-25T12:00", "2026-11-25 12:00:00Z", "2026-11-25T13:00+01:00"):
-        assert cli_dlq._moment(text) == noon
-    assert cli_dlq._moment("2026-11-25") == datetime(2026, 11, 25, tzinfo=UTC)
+        assert read_moment(text) == noon
+    assert read_moment("2026-11-25") == datetime(2026, 11, 25, tzinfo=UTC)
     for text, ago in {"90s": 90, "2m": 120, "2h": 7200, "1d": 86_400, "1w": 604_800}.items():
-        assert abs(datetime.now(UTC) - timedelta(seconds=ago) - cli_dlq._moment(text)) < timedelta(seconds=5)
+        assert abs(datetime.now(UTC) - timedelta(seconds=ago) - read_moment(text)) < timedelta(seconds=5)
     for text in ("", "2", "h", "-2h", "2 h", "٣h"):
         with pytest.raises(argparse.ArgumentTypeError):
-            cli_dlq._moment(text)
+            read_moment(text)
 
 
 def test_the_reasons_are_those_of_the_worker() -> None:

@@ -1,0 +1,20 @@
+"""Moments as a person types them, for the commands' options."""
+
+import argparse
+import re
+from datetime import UTC, datetime, timedelta
+
+SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+
+HELP = "2h (s, m, h, d, w), or an ISO time, in UTC unless it says otherwise"
+
+
+def read_moment(text: str) -> datetime:
+    """How long ago, or an ISO time, which is in UTC unless it says otherwise; in UTC."""
+    try:
+        if match := re.fullmatch("([0-9]{1,9})([smhdw])", text):
+            return datetime.now(UTC) - timedelta(seconds=int(match[1]) * SECONDS[match[2]])
+        moment = datetime.fromisoformat(text)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise argparse.ArgumentTypeError(f"{text} is neither like 2h nor an ISO time like 2026-11-25T12:00") from None
