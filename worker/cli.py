@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from worker import cli_model
 from worker.cli_dlq import add_dlq
-from worker.cli_downstream import add_tail
+from worker.cli_downstream import add_export, add_tail
 from worker.cli_replay import add_replay
 from worker.cli_seeing import add_errors, add_tag
 
@@ -88,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_worker(commands)
     add_replay(commands)
     add_tail(commands)
+    add_export(commands)
     add_dlq(commands)
     _add_tokenize(commands)
     _add_practice(commands)

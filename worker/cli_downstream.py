@@ -1,6 +1,7 @@
-"""The command for those who watch the entities topic: `nametag tail`."""
+"""The commands for those who read the entities topic: `nametag tail` and `nametag export`."""
 
 import argparse
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,6 +9,11 @@ from worker.moments import HELP, read_moment
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+# worker.export_choice.By, written again so that help need not import it.
+TIMES = ("published", "tagged_at", "created_at")
+
+FORMATS = (".parquet", ".jsonl")
 
 
 def add_tail(commands: "Commands") -> None:
@@ -34,6 +40,28 @@ def add_tail(commands: "Commands") -> None:
     parser.set_defaults(run=_tail)
 
 
+def add_export(commands: "Commands") -> None:
+    """Register `nametag export`."""
+    parser = commands.add_parser(
+        "export",
+        help="write the entity events into a Parquet or JSONL file",
+        description="Writes the events of a time range into a file, which is there whole or not at all. Of several "
+        "events of a post the last is written. The topic is always read to its end, for the posts that were taken "
+        "back: none of them is written.",
+        epilog="Parquet needs pyarrow: pip install 'nametag[parquet]'. Settings come as for `nametag worker`.",
+    )
+    parser.add_argument("--out", type=_target, required=True, metavar="FILE", help="FILE.parquet, or FILE.jsonl")
+    parser.add_argument("--since", metavar="TIME", type=read_moment, help=f"only events since then: {HELP}")
+    parser.add_argument("--until", metavar="TIME", type=read_moment, help="only events before then")
+    parser.add_argument("--by", choices=TIMES, default="published",
+                        help="which time --since and --until mean: when the event was put on the topic (without), when "
+                        "the post was tagged, or when it was made; these two read the whole topic")  # fmt: skip
+    parser.add_argument("--all", action="store_true", help="all events of a post, not the last one alone")
+    parser.add_argument("--overwrite", action="store_true", help="take the place of a file that is there")
+    _add_config(parser)
+    parser.set_defaults(run=partial(_export, parser))
+
+
 def _add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, metavar="TOML", help="the settings file")
 
@@ -45,7 +73,22 @@ def _types(text: str) -> frozenset[str]:
     return types
 
 
+def _target(text: str) -> Path:
+    path = Path(text)
+    if path.suffix.lower() not in FORMATS:
+        raise argparse.ArgumentTypeError(f"{text} must end in {' or '.join(FORMATS)}, which says what is written")
+    return path
+
+
 def _tail(options: argparse.Namespace) -> None:
     from worker.tail import tail
 
     tail(options)
+
+
+def _export(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    if options.since and options.until and options.since >= options.until:
+        parser.error("--since must be before --until")
+    from worker.export import export
+
+    export(options)
