@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
-from multiprocessing import get_context
+from multiprocessing import get_context, resource_tracker
 from multiprocessing.connection import Connection
 from queue import Queue
 from threading import Thread
@@ -118,6 +118,8 @@ class ParallelPosts:
 
     def _start(self, first: int) -> None:
         alone = [place for place in range(first, len(self._plan)) if self._plan[place].is_read_alone]
+        # It would let stops through again, if it were started with the first process.
+        resource_tracker.ensure_running()
         num_workers = min(self._config.num_workers, len(alone))
         # Not by fork, which copies threads' locks as they are.
         context = get_context("spawn")

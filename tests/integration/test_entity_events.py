@@ -300,3 +300,23 @@ def test_what_can_not_be_is_told(kafka_bootstrap: str, topics: Any, monkeypatch:
             EntityEvents(kafka_bootstrap, **options)
     with pytest.raises(ValueError, match="bootstrap_servers is empty"):
         EntityEvents(" ,")
+
+
+@pytest.mark.parametrize("group_id", [None, "readers"])
+def test_a_broker_that_restarts_is_waited_for(own_broker: Any, group_id: str | None) -> None:
+    """Reading goes on by itself, once each, and so does a commit."""
+    write_events(own_broker.address, "entities", range(2))
+
+    async def work() -> None:
+        async with EntityEvents(own_broker.address, group_id=group_id) as events:
+            assert await ids(events, 2) == ["0", "1"]
+            await asyncio.to_thread(own_broker.end)
+            await asyncio.sleep(2)
+            committing = asyncio.create_task(events.commit()) if group_id else None
+            await asyncio.to_thread(own_broker.restart)
+            await asyncio.to_thread(write_events, own_broker.address, "entities", range(2, 4))
+            assert await ids(events, 2) == ["2", "3"]
+            if committing is not None:
+                assert (await committing)[Partition("entities", 1)] == 3
+
+    run(work)
