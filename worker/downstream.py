@@ -11,12 +11,13 @@ from worker.logs import configure_logs
 from worker.settings import KafkaTable, load_settings
 
 
-def kafka_of(options: argparse.Namespace) -> KafkaTable:
-    """The settings of Kafka, with logs for a person. Raises `SettingsError`."""
+def kafka_of(options: argparse.Namespace, *, tells_skipped: bool) -> KafkaTable:
+    """The settings of Kafka, with logs for a person, of each record that is skipped or not. Raises `SettingsError`."""
     kafka = load_settings(options.config).kafka
     configure_logs("text", logging.WARNING)
     # What the client has to say about trouble is said in one sentence.
     logging.getLogger("kafka").setLevel(logging.CRITICAL)
+    logging.getLogger("nametag.events").setLevel(logging.WARNING if tells_skipped else logging.ERROR)
     return kafka
 
 

@@ -5,7 +5,6 @@
 """
 
 import argparse
-import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,9 +63,8 @@ def export(options: argparse.Namespace) -> None:
         raise OutputError(f"{path} is there already; name another, or say --overwrite")
     target_of = _target_of(path)
     check_writable(path)
-    kafka = kafka_of(options)
     # Foreign records are counted, and not told one by one and twice.
-    logging.getLogger("nametag.events").setLevel(logging.ERROR)
+    kafka = kafka_of(options, tells_skipped=False)
     books = Books()
     work = _Export(kafka, Range(since=options.since, until=options.until, by=By(options.by)), books)
     with LastWords.opened() as last, whole_file(path) as file:

@@ -28,7 +28,8 @@ def tail(options: argparse.Namespace) -> None:
     start: Start = "latest" if follow and not options.from_beginning else "earliest"
     if options.since is not None:
         start = options.since
-    with events_of(kafka_of(options), start=start, follow=follow) as events, _until_nobody_reads():
+    kafka = kafka_of(options, tells_skipped=True)
+    with events_of(kafka, start=start, follow=follow) as events, _until_nobody_reads():
         console = Console(highlight=False)
         for event in events:
             if options.types and not _has(event, options.types):
