@@ -151,8 +151,9 @@ class EntityEvents(_Events):
     async def commit(self) -> Offsets:
         """Commit all that was handed out so far, the last event included, and nothing that was only read ahead.
 
-        Gives back what was committed, without partitions that went to another reader meanwhile: it reads that again.
-        Raises `SourceUnavailable` after half a minute, and a RuntimeError where there is no group.
+        Gives back what was committed, without partitions that went to another reader meanwhile, which may read a few
+        events again. Waits for the end of a rebalance. Raises `SourceUnavailable` after half a minute, and a
+        RuntimeError where there is no group.
         """
         return await asyncio.wrap_future(self._committing().commits.ask())
 

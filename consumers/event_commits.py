@@ -66,7 +66,7 @@ class EventCommits:
             except (*STALE, RetriableError) as error:
                 if time.monotonic() - ask.asked_at < GIVE_UP_SECONDS:
                     return
-                why = f"within {GIVE_UP_SECONDS:g} s ({error!r}); see whether the brokers are up"
+                why = f"within {GIVE_UP_SECONDS:g} s ({error!r}); see whether the brokers are up, and a rebalance ends"
                 self._answer(ask, SourceUnavailable(f"{readable(offsets)} could not be committed {why}"))
             except KafkaError as error:
                 why = f"({error!r}); see whether this user may commit for the group"
