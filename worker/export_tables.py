@@ -62,8 +62,9 @@ def _arrow(annotation: Any) -> tuple[Any, bool]:
     if origin is Annotated:
         return _arrow(arguments[0])
     if origin in (Union, UnionType):
-        (kind,) = {each for each in arguments if each is not NoneType}
-        return _arrow(kind)[0], True
+        kinds = {_arrow(each)[0] for each in arguments if each is not NoneType}
+        if len(kinds) == 1:
+            return kinds.pop(), NoneType in arguments
     if origin is Literal:
         return _arrow(type(arguments[0]))
     if origin in (tuple, list) and (len(arguments) == 1 or arguments[1:] == (...,)):
