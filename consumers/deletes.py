@@ -1,8 +1,7 @@
 """A post that was taken back: how its delete comes in, and the tombstone that goes out for it."""
 
-from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AwareDatetime, ConfigDict, Field
 
@@ -61,20 +60,6 @@ class Tombstone(WireModel):
         if self.position:
             fields |= {name: getattr(self.position, name) for name in ("topic", "partition", "offset")}
         return (*TOMBSTONE_HEADERS, *((f"nametag-{name}", str(value).encode()) for name, value in fields.items()))
-
-    @classmethod
-    def of_record(cls, key: bytes, headers: Sequence[tuple[str, bytes]]) -> Self:
-        """The tombstone that a record without a value is. Raises ValueError where it is none of nametag's."""
-        told = {name: value.decode() for name, value in headers if name.startswith("nametag-")}
-        at = {name: told.get(f"nametag-{name}") for name in ("topic", "partition", "offset")}
-        return cls.model_validate(
-            {
-                "schema_version": int(told.get("nametag-schema-version", SCHEMA_VERSION)),
-                "id": key.decode(),
-                "deleted_at": told.get("nametag-deleted-at"),
-                "position": None if None in at.values() else at,
-            }
-        )
 
     def to_json(self) -> bytes:
         """One line of JSON, as in `schemas/tombstone.schema.json`."""

@@ -3,11 +3,13 @@
 from collections.abc import Mapping
 from datetime import datetime
 
+from pydantic import ValidationError
+
 from consumers.deletes import Tombstone
 from consumers.errors import BadEvent, NewerSchema
 from consumers.events import EntityEvent
 from consumers.source import Message
-from consumers.wire import SCHEMA_VERSION
+from consumers.wire import SCHEMA_VERSION, PositionReport
 
 EventOrTombstone = EntityEvent | Tombstone
 
@@ -38,7 +40,11 @@ def _tombstone(message: Message, headers: Mapping[str, str]) -> Tombstone:
     if not message.key:
         raise BadEvent("it has neither a value nor a key")
     try:
-        return Tombstone(id=message.key.decode("utf-8"), deleted_at=_moment(headers.get("nametag-deleted-at", "")))
+        return Tombstone(
+            id=message.key.decode("utf-8"),
+            deleted_at=_moment(headers.get("nametag-deleted-at", "")),
+            position=_position(headers),
+        )
     except UnicodeDecodeError:
         raise BadEvent("it has no value, and its key is no UTF-8") from None
 
@@ -50,3 +56,11 @@ def _moment(text: str) -> datetime | None:
     except ValueError:
         return None
     return moment if moment.tzinfo else None
+
+
+def _position(headers: Mapping[str, str]) -> PositionReport | None:
+    fields = {name: headers.get(f"nametag-{name}") for name in ("topic", "partition", "offset")}
+    try:
+        return PositionReport.model_validate(fields)
+    except ValidationError:
+        return None

@@ -10,7 +10,8 @@ import pytest
 import worker.deleted_posts
 from consumers.dead_letters import DeadLetter
 from consumers.deletes import Delete, Notice, Tombstone
-from consumers.errors import BadMessage, Reason
+from consumers.errors import BadEvent, BadMessage, Reason
+from consumers.event_records import read_record
 from consumers.events import EntityEvent
 from consumers.messages import SCHEMA_FOLDER
 from consumers.posts import read_message
@@ -220,9 +221,14 @@ def test_a_tombstone_is_written_as_its_schema_says() -> None:
         "nametag-partition": b"1",
         "nametag-offset": b"2",
     }
-    assert Tombstone.of_record("né".encode(), tombstone.headers) == tombstone
+    assert read_record(record("né".encode(), tombstone.headers)) == tombstone
     # Any program may delete an event; and what it writes into headers is no number of ours.
-    assert Tombstone.of_record(b"1", ()) == Tombstone(id="1")
-    for key, headers in ((b"\xff", ()), (b"1", (("nametag-schema-version", b"x"),)), (b"1", (("nametag-a", b"\xff"),))):
-        with pytest.raises(ValueError):
-            Tombstone.of_record(key, headers)
+    assert read_record(record(b"1", ())) == Tombstone(id="1")
+    odd = (("nametag-partition", b"x"), ("nametag-topic", b"\xff"), ("nametag-deleted-at", b"soon"))
+    assert read_record(record(b"1", odd)) == Tombstone(id="1")
+    with pytest.raises(BadEvent):
+        read_record(record(b"\xff", ()))
+
+
+def record(key: bytes, headers: tuple[tuple[str, bytes], ...]) -> Message:
+    return Message(position=Position(Partition("entities", 0), 0), key=key, value=None, headers=headers)
