@@ -88,19 +88,25 @@ def delete_of(body: dict[str, Any]) -> Delete | None:
     return None
 
 
-def _delete(status: dict[str, Any], timestamp_ms: object) -> Delete | None:
-    post_id = status.get("id_str") or status.get("id")
+def id_of(body: dict[str, Any]) -> str | None:
+    """The id in a tweet, a post or a notice of one; None where that can be no post's."""
+    post_id = body.get("id_str") or body.get("id")
     if isinstance(post_id, int) and not isinstance(post_id, bool):
         post_id = str(post_id)
     if not isinstance(post_id, str) or not 0 < len(post_id) <= MAX_ID_CHARACTERS:
         return None
-    if any("\ud800" <= character <= "\udfff" for character in post_id):
-        return None  # no key on Kafka, and so no post's
-    return Delete(post_id, _moment(timestamp_ms))
+    # Half of a surrogate pair is in no key on Kafka.
+    return None if any("\ud800" <= character <= "\udfff" for character in post_id) else post_id
 
 
-def _moment(timestamp_ms: object) -> datetime | None:
+def moment_of(timestamp_ms: object) -> datetime | None:
+    """The moment of a Unix time; None for what is none."""
     try:
         return datetime.fromtimestamp(int(timestamp_ms) / 1000, UTC)  # type: ignore[call-overload]
     except (TypeError, ValueError, OverflowError, OSError):
         return None
+
+
+def _delete(status: dict[str, Any], timestamp_ms: object) -> Delete | None:
+    post_id = id_of(status)
+    return None if post_id is None else Delete(post_id, moment_of(timestamp_ms))

@@ -30,11 +30,15 @@ class ConsumersError(Exception):
 
 
 class BadMessage(ConsumersError):
-    """Raised when a message can't be read as a post. It becomes a dead letter with this reason."""
+    """Raised when a message can't be read as a post. It becomes a dead letter with this reason.
+
+    `post_id` is that of the post which it may be, as far as that could be read.
+    """
 
     def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(detail)
         self.reason = reason
+        self.post_id: str | None = None
 
 
 class SourceUnavailable(ConsumersError):

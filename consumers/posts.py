@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 from consumers import tweets, wire
-from consumers.deletes import MAX_ID_CHARACTERS, Delete, Notice, delete_of
+from consumers.deletes import MAX_ID_CHARACTERS, Delete, Notice, delete_of, id_of, moment_of
 from consumers.errors import BadMessage, Reason
 from consumers.source import Message
 from consumers.tweets import ShownText
@@ -152,15 +152,23 @@ def read_message(message: Message, *, max_bytes: int) -> Post | Delete | Notice:
         if kind == "delete":
             raise BadMessage(Reason.NOT_A_POST, "it is a delete that names no post")
         return Notice(kind)
-    return post_of(body)
+    try:
+        return post_of(body)
+    except BadMessage as error:
+        error.post_id = id_of(body)
+        raise
+
+
+def ids_of_bad(message: Message, error: BadMessage) -> tuple[str, ...]:
+    """The ids of the post that a message may have been which can't be read: its own, and its key."""
+    key = (message.key or b"").decode("utf-8", "replace")
+    return tuple(dict.fromkeys(filter(None, (error.post_id, key))))
 
 
 def _delete_by_key(message: Message) -> Delete:
     with suppress(UnicodeDecodeError):
         if 0 < len(post_id := (message.key or b"").decode()) <= MAX_ID_CHARACTERS:
-            stamp = message.timestamp_ms
-            deleted_at = None if stamp is None else datetime.fromtimestamp(stamp / 1000, UTC)
-            return Delete(post_id, deleted_at, is_final=False)
+            return Delete(post_id, moment_of(message.timestamp_ms), is_final=False)
     raise BadMessage(Reason.EMPTY, "the message has no value, and no key that names a post to delete")
 
 

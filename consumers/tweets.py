@@ -16,11 +16,18 @@ _CONTROL_KEYS = frozenset(
         "friends",
         "limit",
         "scrub_geo",
+        "status_undelete",
         "status_withheld",
+        "user_delete",
+        "user_protect",
+        "user_suspend",
+        "user_undelete",
         "user_withheld",
         "warning",
     }
 )
+
+_POST_KEYS = frozenset({"id", "id_str", "text", "full_text"})
 
 # The three that Twitter writes. It escapes once, so one pass turns them back: `&amp;lt;` was `&lt;`.
 _ESCAPES = {"&amp;": "&", "&lt;": "<", "&gt;": ">"}
@@ -70,11 +77,10 @@ def is_tweet(body: dict[str, Any]) -> bool:
 
 def control_kind(body: dict[str, Any]) -> str | None:
     """The kind of a stream's control message (`delete`, `limit`, …), None for anything else."""
-    if len(body) == 1:
-        (key,) = body
-        if key in _CONTROL_KEYS:
-            return key
-    return None
+    # A time may stand beside it; a post has more, and may have a field of such a name.
+    if len(body) > 3 or _POST_KEYS & body.keys():
+        return None
+    return next((key for key in body if key in _CONTROL_KEYS), None)
 
 
 def original_of(tweet: dict[str, Any]) -> dict[str, Any] | None:
@@ -87,12 +93,15 @@ def post_fields(tweet: dict[str, Any]) -> dict[str, Any]:
 
     The text is the long one where there is one, as it was delivered: `ShownText.of_tweet` turns its
     escapes back for the tagger, and takes the part of it that is shown. Photos of a retweet may stand only in
-    the original.
+    the original, and so may the end of its text.
     """
     whole = _nested(tweet, "extended_tweet") or tweet
     text = whole.get("full_text") or whole.get("text") or tweet.get("text")
     # Of a text that was cut short and has no long one, the part that is shown ends amid what was cut.
     is_cut = whole is tweet and tweet.get("truncated") is True
+    shown = None if is_cut or not isinstance(text, str) else _range(whole.get("display_text_range"), text)
+    if isinstance(text, str) and text.endswith("…") and (uncut := _uncut(tweet, text)):
+        text, shown = uncut
     fields: dict[str, Any] = {
         "id": tweet.get("id_str") or tweet.get("id"),
         **_photos(tweet),
@@ -102,8 +111,25 @@ def post_fields(tweet: dict[str, Any]) -> dict[str, Any]:
     }
     if isinstance(text, str):
         fields["text"] = text
-        fields["shown_range"] = None if is_cut else _range(whole.get("display_text_range"), text)
+        fields["shown_range"] = shown
     return fields
+
+
+def _uncut(retweet: dict[str, Any], text: str) -> tuple[str, tuple[int, int] | None] | None:
+    """The text of a retweet that Twitter cut short, in full, and the part that is shown; None where it has none.
+
+    `RT @name: ` and the original's text: what it is cut to, before it is cut.
+    """
+    original = original_of(retweet)
+    begin, colon, _ = text.partition(": ")
+    if original is None or not colon or not begin.startswith("RT @"):
+        return None
+    fields = post_fields(original)
+    if not isinstance(whole := fields.get("text"), str):
+        return None
+    prefix = begin + colon
+    shown = fields["shown_range"]
+    return prefix + whole, shown and (0, len(prefix) + shown[1])
 
 
 def _range(found: object, text: str) -> tuple[int, int] | None:

@@ -17,18 +17,28 @@ from typing import Protocol
 
 from redis.exceptions import NoPermissionError, OutOfMemoryError, ReadOnlyError, RedisError
 
-from worker.memory_cache import MemoryCache
+from worker.memory_cache import MAX_MEMBERS, MemoryCache
 from worker.redis_client import make_client
 
 log = logging.getLogger("nametag.cache")
 
 DIGEST_BYTES = 16
+INSIST_PAUSES = (0.0, 0.05, 0.2)
+"""Before each try of what is insisted on, in seconds."""
+
 _REFUSALS = (OutOfMemoryError, ReadOnlyError, NoPermissionError)
 """What a Redis answers that is full, a replica, or has been told to."""
 
 
+class CacheUnsure(Exception):
+    """Raised where a cache in trouble can't say what it has, or whether it did what it was asked to."""
+
+
 class Cache(Protocol):
-    """Bytes by key, and sets of names, for a while. No call raises for trouble with the cache."""
+    """Bytes by key, and sets of names, for a while. `get` and `set` raise nothing for trouble with the cache.
+
+    The others take more time, and raise `CacheUnsure` where that didn't help.
+    """
 
     async def get(self, key: str, deadline: float | None = None) -> bytes | None:
         """The value, None on a miss, or where it can't be had by `deadline`, in asyncio's time."""
@@ -36,14 +46,20 @@ class Cache(Protocol):
     async def set(self, key: str, value: bytes, ttl_seconds: float) -> None:
         """Keep `value` for about `ttl_seconds`."""
 
-    async def delete(self, keys: Sequence[str]) -> bool:
-        """Drop what is kept under `keys`; False where that isn't sure."""
+    async def recall(self, key: str) -> bytes | None:
+        """The value; None where there is none for sure."""
+
+    async def keep(self, key: str, value: bytes, ttl_seconds: float) -> None:
+        """Keep `value` for sure, for about `ttl_seconds`."""
+
+    async def delete(self, keys: Sequence[str]) -> None:
+        """Drop what is kept under `keys`."""
 
     async def add(self, key: str, member: str, ttl_seconds: float) -> None:
-        """Put `member` into the set `key`, which is kept for about `ttl_seconds` from now."""
+        """Put `member` into the set `key` for about `ttl_seconds` from now; of too many the oldest leave it."""
 
-    async def remove(self, key: str, member: str) -> int | None:
-        """Take `member` out of the set `key`; how many are left in it, None where that isn't known."""
+    async def remove(self, key: str, member: str) -> int:
+        """Take `member` out of the set `key`; how many are left in it."""
 
     async def close(self) -> None:
         """Let go of connections."""
@@ -89,6 +105,7 @@ class RedisCache:
         self._is_refused = False
         self._spare = MemoryCache(max_bytes=limits.spare_bytes)
         self._turns = asyncio.Semaphore(limits.max_connections)
+        self._insisting = asyncio.Semaphore(max(1, limits.max_connections // 2))
         self._redis = make_client(
             url,
             is_cluster=is_cluster,
@@ -119,29 +136,75 @@ class RedisCache:
         if not await self._call(lambda: self._redis.set(key, _digest(key, value) + value, px=milliseconds)):
             await self._spare.set(key, value, ttl_seconds)
 
-    async def delete(self, keys: Sequence[str]) -> bool:
-        """Drop what is kept under `keys`, here and in Redis; False where Redis doesn't say that it did."""
+    async def recall(self, key: str) -> bytes | None:
+        """The value, also where only memory has it; None where neither has, or it isn't what was put there."""
+        framed = await self._insist(lambda: self._redis.get(key))
+        if isinstance(framed, bytes) and framed[:DIGEST_BYTES] == _digest(key, framed[DIGEST_BYTES:]):
+            return framed[DIGEST_BYTES:]
+        return await self._spare.get(key)
+
+    async def keep(self, key: str, value: bytes, ttl_seconds: float) -> None:
+        """Keep `value`, in memory at least."""
+        await self._spare.set(key, value, ttl_seconds)
+        milliseconds = self._milliseconds(ttl_seconds)
+        await self._insist(lambda: self._redis.set(key, _digest(key, value) + value, px=milliseconds))
+        await self._spare.delete([key])
+
+    async def delete(self, keys: Sequence[str]) -> None:
+        """Drop what is kept under `keys`, here and in Redis."""
         await self._spare.delete(keys)
         # One by one: the keys of one command would have to be on one node of a cluster.
-        dropped = [await self._call(partial(self._redis.delete, key)) for key in keys]
-        return None not in dropped
+        for key in keys:
+            await self._insist(partial(self._redis.delete, key))
 
     async def add(self, key: str, member: str, ttl_seconds: float) -> None:
-        """Put `member` into the set `key`; memory keeps it where Redis is in trouble."""
-        pipeline = self._redis.pipeline(transaction=False)
-        pipeline.sadd(key, member)
-        pipeline.pexpire(key, self._milliseconds(ttl_seconds))
-        if await self._call(pipeline.execute) is None:
-            await self._spare.add(key, member, ttl_seconds)
+        """Put `member` into the set `key`, in memory at least."""
+        now = time.time()
 
-    async def remove(self, key: str, member: str) -> int | None:
+        def put() -> object:
+            pipeline = self._redis.pipeline(transaction=False)
+            pipeline.zadd(key, {member: now + ttl_seconds})
+            pipeline.zremrangebyrank(key, 0, -1 - MAX_MEMBERS)
+            pipeline.pexpire(key, self._milliseconds(ttl_seconds))
+            return pipeline.execute()
+
+        await self._spare.add(key, member, ttl_seconds)
+        await self._insist(put)
+        await self._spare.remove(key, member)
+
+    async def remove(self, key: str, member: str) -> int:
         """Take `member` out of the set `key`, here and in Redis; how many are left in both."""
-        pipeline = self._redis.pipeline(transaction=False)
-        pipeline.srem(key, member)
-        pipeline.scard(key)
-        reply = await self._call(pipeline.execute)
-        in_memory = await self._spare.remove(key, member) or 0
-        return reply[1] + in_memory if isinstance(reply, list) and isinstance(reply[1], int) else None
+        now = time.time()
+
+        def take() -> object:
+            pipeline = self._redis.pipeline(transaction=False)
+            pipeline.zrem(key, member)
+            pipeline.zremrangebyscore(key, 0, now)
+            pipeline.zcard(key)
+            return pipeline.execute()
+
+        in_memory = await self._spare.remove(key, member)
+        reply = await self._insist(take)
+        if not isinstance(reply, list) or not isinstance(reply[-1], int):
+            raise CacheUnsure
+        return reply[-1] + in_memory
+
+    async def _insist(self, command: Callable[[], object]) -> object:
+        """Redis's answer, for which more than one try is worth it. Raises `CacheUnsure`."""
+
+        async def answer() -> tuple[object]:
+            # A miss is an answer, too.
+            return (await command(),)  # type: ignore[misc]
+
+        # A few at a time, or a burst of them would wait for its turns until its time is over.
+        async with self._insisting:
+            for pause in INSIST_PAUSES:
+                await asyncio.sleep(pause)
+                if self._bypasses():
+                    break
+                if (found := await self._call(answer)) is not None:
+                    return found[0]  # type: ignore[index]
+        raise CacheUnsure
 
     def _milliseconds(self, ttl_seconds: float) -> int:
         jitter = 1 + random.uniform(-self._limits.ttl_jitter, self._limits.ttl_jitter)

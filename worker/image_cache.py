@@ -132,34 +132,38 @@ class ImageCache:
         return Seen(digest=rest) if kind == "pixels" and _DIGEST.fullmatch(rest) else None
 
     async def url_of(self, post_id: str) -> str | None:
-        """The digest of the URL of the picture that the post shows, where one is known."""
+        """The digest of the URL of the picture that the post shows, where one is known. Raises `CacheUnsure`."""
         await self._wait_for_writes()
         return await self._uses.url_of(post_id)
 
-    async def forget_post(self, post_id: str, digest: str | None, *, is_final: bool) -> bool:
+    async def forget_post(self, post_id: str, digest: str | None) -> None:
         """Drop what is kept of a deleted post, and of its picture at the URL of this digest if no other post shows it.
 
-        What other towers saw in the picture lapses by itself. `is_final`: remember that the post is deleted. False
-        where it isn't sure that all is gone.
+        What other towers saw in the picture lapses by itself. Raises `CacheUnsure`; the same again finds what is left.
         """
-        is_gone = digest is None or await self.drop_unused(digest, post_id)
-        return await self._uses.forget_post(post_id, is_marked=is_final) and is_gone
+        if digest is not None:
+            await self.drop_unused(digest, post_id)
+        await self._uses.forget_post(post_id)
 
-    async def drop_unused(self, digest: str, post_id: str = "") -> bool:
-        """Drop the picture at a URL that no post shows, not counting this one; False where that isn't sure."""
+    async def drop_unused(self, digest: str, post_id: str = "") -> None:
+        """Drop the picture at a URL that no post shows, not counting this one. Raises `CacheUnsure`."""
         await self._wait_for_writes()
-        is_unused = await self._uses.take_post(post_id, digest)
-        if not is_unused:
-            return is_unused is not None
+        if not await self._uses.take_post(post_id, digest):
+            return
         keys = [f"nametag:seen:{digest}", f"nametag:bytes:{digest}"]
         if pixels := await self._uses.take_url(digest):
             keys.append(self.features_key(pixels))
+        await self._cache.delete(keys)
         # What leads to them goes last, so that a delete that is read once more finds what was left.
-        return await self._cache.delete(keys) and await self._uses.forget_url(digest)
+        await self._uses.forget_url(digest)
+
+    async def mark_deleted(self, post_id: str) -> None:
+        """Remember that the post is deleted for good. Raises `CacheUnsure`."""
+        await self._uses.mark_deleted(post_id)
 
     async def is_deleted(self, post_id: str) -> bool:
-        """Whether the post was deleted for good, as far as the cache says so in time."""
-        return await self._uses.is_deleted(post_id, asyncio.get_running_loop().time() + self._read_seconds)
+        """Whether the post was deleted for good. Raises `CacheUnsure`."""
+        return await self._uses.is_deleted(post_id)
 
     async def _wait_for_writes(self) -> None:
         """For those under way now: what they write is to be found, and not to come after what is dropped."""

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import traceback
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from consumers.image_status import ImageStatus
 from consumers.posts import PostImage
+from worker.cache import CacheUnsure
 from worker.decode import Decoder
 from worker.decode_line import Pixels
 from worker.errors import ImageError, NothingLearnt
@@ -103,19 +105,28 @@ class ImageSource:
 
         `is_final`: remember that it is deleted. False where it isn't sure that all is gone; it lapses in nine days.
         """
-        digest = await self._cache.url_of(post_id)
-        late = [flight for name, flight in self._flights.items() if digest == url_digest(name)] if digest else []
-        is_gone = await self._cache.forget_post(post_id, digest, is_final=is_final)
+        try:
+            # First: what comes late from here on is found to be.
+            if is_final:
+                await self._cache.mark_deleted(post_id)
+            digest = await self._cache.url_of(post_id)
+            late = [flight for name, flight in self._flights.items() if digest == url_digest(name)] if digest else []
+            await self._cache.forget_post(post_id, digest)
+        except CacheUnsure:
+            return False
         if digest and late:
             # What is on its way is kept when it comes.
             sweep = asyncio.create_task(self._sweep(late, digest))
             self._sweeps.add(sweep)
             sweep.add_done_callback(self._sweeps.discard)
-        return is_gone
+        return True
 
     async def is_deleted(self, post_id: str) -> bool:
-        """Whether the post was forgotten for good, here or by another worker of the same cache."""
-        return await self._cache.is_deleted(post_id)
+        """Whether the post was forgotten for good, here or by another worker of the same cache, as far as that says."""
+        try:
+            return await self._cache.is_deleted(post_id)
+        except CacheUnsure:
+            return False
 
     async def close(self) -> None:
         """Give up what is under way, and wait for what is being written."""
@@ -127,7 +138,8 @@ class ImageSource:
 
     async def _sweep(self, flights: list[asyncio.Task[Found]], digest: str) -> None:
         await asyncio.wait(flights)
-        await self._cache.drop_unused(digest)
+        with suppress(CacheUnsure):
+            await self._cache.drop_unused(digest)
 
     async def _origin(self, image: PostImage) -> _Origin:
         if self._directory is not None and (file := await self._directory.find(image)) is not None:

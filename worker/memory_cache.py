@@ -10,7 +10,11 @@ ENTRY_BYTES = 300
 MEMBER_BYTES = 200
 """What one of a set takes, which is a digest in hexadecimal."""
 
-Value = bytes | set[str]
+MAX_MEMBERS = 10_000
+"""Of a set; of more the oldest leave it."""
+
+Value = bytes | dict[str, float]
+"""Of a set's members, oldest first, until when each is one."""
 
 
 class MemoryCache:
@@ -31,32 +35,43 @@ class MemoryCache:
         """Keep `value`; the least recently used ones make room."""
         self._keep(key, value, ttl_seconds)
 
-    async def delete(self, keys: Sequence[str]) -> bool:
+    async def recall(self, key: str) -> bytes | None:
+        """The same as `get`: memory is always sure."""
+        return await self.get(key)
+
+    async def keep(self, key: str, value: bytes, ttl_seconds: float) -> None:
+        """The same as `set`."""
+        await self.set(key, value, ttl_seconds)
+
+    async def delete(self, keys: Sequence[str]) -> None:
         """Drop what is kept under `keys`."""
         for key in keys:
             self._drop(key)
-        return True
 
     async def add(self, key: str, member: str, ttl_seconds: float) -> None:
         """Put `member` into the set `key`."""
-        found = self._fresh(key)
-        members = found if isinstance(found, set) else set()
-        # Taken out while it grows: its size is counted.
+        members = self._members(key)
+        # Taken out while it changes: its size is counted.
         self._drop(key)
-        members.add(member)
+        members.pop(member, None)
+        members[member] = self._clock() + ttl_seconds
+        if len(members) > MAX_MEMBERS:
+            del members[next(iter(members))]
         self._keep(key, members, ttl_seconds)
 
-    async def remove(self, key: str, member: str) -> int | None:
+    async def remove(self, key: str, member: str) -> int:
         """Take `member` out of the set `key`; how many are left in it."""
-        entry = self._values.get(key)
-        members = self._fresh(key)
-        if entry is None or not isinstance(members, set):
-            return 0
+        members = self._members(key)
         self._drop(key)
-        members.discard(member)
+        now = self._clock()
+        members = {name: until for name, until in members.items() if name != member and until > now}
         if members:
-            self._keep(key, members, entry[0] - self._clock())
+            self._keep(key, members, max(members.values()) - now)
         return len(members)
+
+    def _members(self, key: str) -> dict[str, float]:
+        found = self._fresh(key)
+        return found if isinstance(found, dict) else {}
 
     async def close(self) -> None:
         """Nothing to let go of."""

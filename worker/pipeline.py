@@ -31,14 +31,14 @@ from consumers.deletes import Delete, Notice, Tombstone
 from consumers.errors import BadMessage, Reason
 from consumers.events import REGIONS_PER_SIDE, CheckpointName, Entity, EntityEvent, ImageReport, Scissors
 from consumers.image_status import ImageStatus
-from consumers.posts import ImageChoice, Post, read_message
+from consumers.posts import ImageChoice, Post, ids_of_bad, read_message
 from consumers.source import Message, Offsets, Partition, PostSource
 from consumers.wire import PositionReport
 from model.inference import TaggedSpan
 from model.tokenizer import Token
 from worker.batch_runner import PostTagger, Prepared, Tagged
 from worker.batches import Batcher
-from worker.deleted_posts import DeletedPosts
+from worker.deleted_posts import Arrival, DeletedPosts
 from worker.errors import ImageError, TaggingFailed
 from worker.images import FoundFeatures, FoundPixels, ImageSource
 from worker.metrics import Metrics
@@ -175,47 +175,59 @@ class Pipeline:
                 self._parts.metrics.received.inc()
                 self._publisher.open(message)
                 self._num_opened += 1
-                task = tasks.create_task(self._process(message, self._num_opened))
+                task = tasks.create_task(self._process(Arrival(message, self._num_opened)))
                 posts.add(task)
                 task.add_done_callback(posts.discard)
         return posts
 
-    async def _process(self, message: Message, number: int) -> None:
-        """From message to outcome; the message is the `number`th that came."""
-        post_id = None
+    async def _process(self, arrival: Arrival) -> None:
+        """From message to outcome."""
+        message = arrival.message
+        post_ids: tuple[str, ...] = ()
         try:
             found = read_message(message, max_bytes=self._config.max_post_bytes)
-            post_id = found.id if isinstance(found, Post) else None
-            fate = await self._fate(found, message, number)
+            post_ids = (found.id,) if isinstance(found, Post) else ()
+            fate = await self._fate(found, arrival)
         except BadMessage as error:
             fate = DeadLetter.of(message, error.reason, str(error))
-            # What can't be read has no id, but it may have the key of a post that is deleted.
-            post_id = post_id or (message.key or b"").decode("utf-8", "replace") or None
+            post_ids = post_ids or ids_of_bad(message, error)
         except TaggingFailed as error:
             fate = DeadLetter.of(message, Reason.TAGGING_FAILED, str(error), num_tries=error.num_tries)
-        self._publisher.complete(message, Finished(fate, post_id, number))
+        if isinstance(fate, DeadLetter) and await self._are_deleted(post_ids, arrival):
+            fate = Passed.SUPPRESSED
+        self._publisher.complete(message, Finished(fate, arrival, post_ids))
 
-    async def _fate(self, found: Post | Delete | Notice, message: Message, number: int) -> Outcome | Passed:
+    async def _fate(self, found: Post | Delete | Notice, arrival: Arrival) -> Outcome | Passed:
         if isinstance(found, Notice):
             return Passed.NOTICE
         if isinstance(found, Delete):
-            self._deleted.note(found.id, number, is_final=found.is_final)
+            self._deleted.note(found.id, arrival, is_final=found.is_final)
             await self._forget(found.id, is_final=found.is_final)
-            return Tombstone(id=found.id, deleted_at=found.deleted_at, position=PositionReport.of(message.position))
-        return await self._tag(found, message, number)
+            position = PositionReport.of(arrival.message.position)
+            return Tombstone(id=found.id, deleted_at=found.deleted_at, position=position)
+        return await self._tag(found, arrival)
 
-    async def _tag(self, post: Post, message: Message, number: int) -> Outcome | Passed:
-        images = self._parts.images
+    async def _tag(self, post: Post, arrival: Arrival) -> Outcome | Passed:
         with self._parts.metrics.stage("prepare"):
             prepared, report = await self._prepare(post)
         tagged = await self._parts.batcher.tag(prepared) if prepared.tokens else None
-        if self._deleted.covers(post.id, number) or await images.is_deleted(post.id):
-            # What was kept of it meanwhile has to go as well.
-            await self._forget(post.id, is_final=False)
+        if await self._are_deleted((post.id,), arrival):
             return Passed.SUPPRESSED
         if tagged and prepared.picture and tagged.new_features is not None:
-            images.remember(prepared.picture.digest, tagged.new_features)
-        return self._finish(message, post, tagged, report)
+            self._parts.images.remember(prepared.picture.digest, tagged.new_features)
+        return self._finish(arrival.message, post, tagged, report)
+
+    async def _are_deleted(self, post_ids: tuple[str, ...], arrival: Arrival) -> bool:
+        """Whether one of the posts is deleted; what was kept of it meanwhile has to go as well then."""
+        images = self._parts.images
+        is_deleted = False
+        for post_id in post_ids:
+            # The second look is for a delete that came while the cache was asked.
+            is_gone = self._deleted.covers(post_id, arrival) or await images.is_deleted(post_id)
+            if is_gone or self._deleted.covers(post_id, arrival):
+                is_deleted = True
+                await self._forget(post_id, is_final=False)
+        return is_deleted
 
     async def _forget(self, post_id: str, *, is_final: bool) -> None:
         if not await self._parts.images.forget(post_id, is_final=is_final):

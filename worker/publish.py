@@ -12,6 +12,7 @@ from consumers.dead_letters import DeadLetter
 from consumers.deletes import Tombstone
 from consumers.events import EntityEvent
 from consumers.source import Offsets
+from worker.deleted_posts import Arrival
 from worker.errors import SinkUnavailable
 
 Outcome = EntityEvent | Tombstone | DeadLetter
@@ -28,11 +29,11 @@ class Passed(StrEnum):
 
 
 class Finished(NamedTuple):
-    """What becomes of a message, the id of the post that it was, where one is known, and its number as it arrived."""
+    """What becomes of a message, how it came, and the ids of the post that it may have been."""
 
     fate: Outcome | Passed
-    post_id: str | None
-    number: int
+    arrival: Arrival
+    post_ids: tuple[str, ...] = ()
 
 
 class EventSink(Protocol):

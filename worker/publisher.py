@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from consumers.source import Message, Offsets, Partition, PostSource
+from worker.deleted_posts import Arrival
 from worker.errors import PublishAborted, PublishUnsettled, WorkerError
 from worker.ledger import OffsetLedger
 from worker.metrics import Metrics
@@ -38,7 +39,7 @@ class Publisher:
         metrics: Metrics,
         *,
         flush_seconds: float,
-        is_deleted: Callable[[str, int], bool],
+        is_deleted: Callable[[str, Arrival], bool],
         on_published: Callable[[Outcome | Passed], None],
     ) -> None:
         self._source = source
@@ -156,9 +157,8 @@ class Publisher:
         return release.offsets
 
     def _unless_deleted(self, finished: Finished) -> Finished:
-        if finished.post_id is None or not self._is_deleted(finished.post_id, finished.number):
-            return finished
-        return finished._replace(fate=Passed.SUPPRESSED)
+        is_deleted = any(self._is_deleted(post_id, finished.arrival) for post_id in finished.post_ids)
+        return finished._replace(fate=Passed.SUPPRESSED) if is_deleted else finished
 
     async def _pause(self, num_failures: int, error: WorkerError) -> None:
         seconds = PATIENCE.pause(num_failures)

@@ -12,7 +12,9 @@ from uuid import uuid4
 import pytest
 from redis import Redis
 
-from worker.cache import Cache, CacheLimits, RedisCache, _digest
+import worker.cache
+import worker.memory_cache
+from worker.cache import Cache, CacheLimits, CacheUnsure, RedisCache, _digest
 from worker.memory_cache import ENTRY_BYTES, MemoryCache
 from worker.redis_client import WrongUrl
 
@@ -67,52 +69,91 @@ def test_a_value_has_its_time(make_cache: MakeCache) -> None:
 
 
 def test_what_is_deleted_is_gone(make_cache: MakeCache) -> None:
-    """Those keys and no others; one that was never there is as good as gone."""
+    """Those keys and no others; one that was never there is as good as gone. A miss is sure, too."""
     key = uuid4().hex
 
     async def scenario(cache: Cache) -> None:
-        for end in "abc":
-            await cache.set(key + end, b"x", 60)
-        assert await cache.delete([key + "a", key + "b", key + "never"])
-        assert [await cache.get(key + end) for end in "abc"] == [None, None, b"x"]
-        assert await cache.delete([])
+        for end in "ab":
+            await cache.keep(key + end, b"x", 60)
+        await cache.set(key + "c", b"x", 60)
+        await cache.delete([key + "a", key + "b", key + "never"])
+        assert [await cache.recall(key + end) for end in "abc"] == [None, None, b"x"]
+        await cache.delete([])
 
     run(make_cache, scenario)
 
 
 def test_a_set_knows_how_many_are_left(make_cache: MakeCache) -> None:
-    """Members count once; what isn't in it can be taken out; an empty one is as none; each addition renews its time."""
+    """Members count once, each for its own time; what isn't in it can be taken out; an empty one is as none."""
     key = uuid4().hex
 
     async def scenario(cache: Cache) -> None:
         assert await cache.remove(key, "a") == 0
         for member in "abba":
-            await cache.add(key, member, 0.3)
-        assert await cache.remove(key, "c") == 2
+            await cache.add(key, member, 0.5)
+        assert await cache.remove(key, "z") == 2
+        await cache.add(key, "c", 60)
+        await cache.add(key, "d", 60)
+        assert await cache.remove(key, "a") == 3
+        await asyncio.sleep(0.6)
+        # The set is as young as its last member, and the others have left it.
+        assert [await cache.remove(key, member) for member in "zcd"] == [2, 1, 0]
+        await cache.add(key, "e", 0.1)
         await asyncio.sleep(0.2)
-        await cache.add(key, "c", 0.3)
-        await asyncio.sleep(0.2)
-        assert [await cache.remove(key, member) for member in "abc"] == [2, 1, 0]
-        await cache.add(key, "d", 0.1)
-        await asyncio.sleep(0.2)
-        assert await cache.remove(key, "e") == 0
+        assert await cache.remove(key, "z") == 0
 
     run(make_cache, scenario)
 
 
-def test_a_set_counts_what_memory_kept_while_redis_was_away(redis_url: str) -> None:
-    """A picture isn't dropped that another post shows; while Redis is away nothing is known."""
+def test_a_set_is_bounded(make_cache: MakeCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest leave it: a picture that so many show costs a little work when it is dropped too early."""
+    for module in (worker.cache, worker.memory_cache):
+        monkeypatch.setattr(module, "MAX_MEMBERS", 3)
+    key = uuid4().hex
+
+    async def scenario(cache: Cache) -> None:
+        for number in range(6):
+            await cache.add(key, str(number), 60)
+        assert await cache.remove(key, "0") == 3
+        assert await cache.remove(key, "5") == 2
+
+    run(make_cache, scenario)
+
+
+def test_trouble_is_not_taken_for_a_miss(redis_url: str) -> None:
+    """While Redis is away nothing is sure; what memory kept meanwhile counts when it is back."""
     key = uuid4().hex
 
     async def scenario() -> None:
         cache = RedisCache(redis_url, CacheLimits())
         await cache.add(key, "a", 60)
         cache._open_until = time.monotonic() + 60
-        await cache.add(key, "b", 60)
-        assert await cache.remove(key, "c") is None
-        assert not await cache.delete([key + "x"])
+        for call in (
+            cache.add(key, "b", 60), cache.remove(key, "c"), cache.delete([key + "x"]), cache.recall(key + "x"),
+            cache.keep(key + "kept", b"x", 60),
+        ):  # fmt: skip
+            with pytest.raises(CacheUnsure):
+                await call
         cache._open_until = 0.0
+        assert await cache.recall(key + "kept") == b"x"
         assert [await cache.remove(key, member) for member in "ab"] == [1, 0]
+        await cache.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_burst_is_sure_in_the_end(redis_url: str) -> None:
+    """A thousand at once wait for their turns, and not until their time is over."""
+    key = uuid4().hex
+
+    async def scenario() -> None:
+        cache = RedisCache(redis_url, CacheLimits())
+        await asyncio.gather(*(cache.keep(f"{key}{n}", b"x", 60) for n in range(1024)))
+        await asyncio.gather(*(cache.add(key, str(n), 60) for n in range(1024)))
+        assert cache._spare._values == {}
+        assert await asyncio.gather(*(cache.recall(f"{key}{n}") for n in range(1024))) == [b"x"] * 1024
+        assert min(await asyncio.gather(*(cache.remove(key, str(n)) for n in range(1024)))) == 0
+        await asyncio.gather(*(cache.delete([f"{key}{n}"]) for n in range(1024)))
         await cache.close()
 
     asyncio.run(scenario())

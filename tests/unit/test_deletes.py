@@ -1,10 +1,12 @@
 """Posts that are taken back: how that is read, what goes out for it, and what doesn't."""
 
+import asyncio
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime
 
 import jsonschema
+import numpy as np
 import pytest
 
 import worker.deleted_posts
@@ -14,12 +16,13 @@ from consumers.errors import BadEvent, BadMessage, Reason
 from consumers.event_records import read_record
 from consumers.events import EntityEvent
 from consumers.messages import SCHEMA_FOLDER
-from consumers.posts import read_message
+from consumers.posts import Post, read_message
 from consumers.source import Message, Partition, Position
 from consumers.wire import PositionReport
 from tests.unit.test_pipeline import FIRST, SECOND, World, post, run
-from worker.deleted_posts import DeletedPosts
-from worker.errors import PublishAborted
+from worker.deleted_posts import Arrival, DeletedPosts
+from worker.errors import PublishAborted, PublishUnsettled
+from worker.images import FoundPixels
 
 NOON = datetime(2021, 1, 1, 12, tzinfo=UTC)
 NOON_MS = str(round(NOON.timestamp() * 1000))
@@ -55,6 +58,8 @@ def ids(world: World) -> list[tuple[str, str]]:
         ({"user_withheld": {"id": 1, "withheld_in_countries": ["XX"]}}, Notice("user_withheld")),
         ({"scrub_geo": {"user_id": 1, "up_to_status_id": 2}}, Notice("scrub_geo")),
         ({"limit": {"track": 5}}, Notice("limit")),
+        ({"user_delete": {"id": 5}}, Notice("user_delete")),
+        ({"delete": {"status": {"id": 1}}, "timestamp_ms": "5"}, Delete("1")),
     ],
 )
 def test_notices_are_read(body: object, found: Delete | Notice) -> None:
@@ -74,6 +79,19 @@ def test_a_delete_of_nothing_is_a_dead_letter(about: object) -> None:
     with pytest.raises(BadMessage, match="a delete that names no post") as caught:
         read_message(message, max_bytes=1000)
     assert caught.value.reason is Reason.NOT_A_POST
+
+
+def test_a_delete_at_no_moment_is_one() -> None:
+    """Microseconds, say, where milliseconds belong: the year 55840 is none of Python's."""
+    message = Message(position=Position(FIRST, 0), value=None, key=b"5", timestamp_ms=1_700_000_000_000_000)
+    assert read_message(message, max_bytes=1000) == Delete("5", is_final=False)
+
+
+def test_a_post_may_have_a_field_of_a_notices_name() -> None:
+    """What has an id or a text is a post."""
+    body = {"id": "1", "text": "x", "limit": 5}
+    found = read_message(Message(position=Position(FIRST, 0), value=json.dumps(body).encode()), max_bytes=1000)
+    assert isinstance(found, Post)
 
 
 def test_a_message_without_a_value_deletes_the_post_of_its_key() -> None:
@@ -161,18 +179,70 @@ def test_a_post_that_comes_after_its_delete() -> None:
 
 
 def test_a_dead_letter_of_a_deleted_post_is_not_kept() -> None:
-    """Neither of one that can't be tagged nor of one that can't be read, when they come late."""
+    """Neither of one that can't be tagged nor of one that can't be read, when they come late, by whatever is known."""
 
     async def scenario(world: World) -> None:
         world.send(delete(0, "0-1"), delete(1, "bad"))
         await world.until(lambda: len(world.sink.outcomes) == 2)
-        bad = Message(position=Position(FIRST, 3), value=b"{", key=b"bad")
-        world.send(post(1, text="it breaks here"), bad, Message(position=Position(FIRST, 4), value=b"{", key=b"other"))
+        # Another worker, or this one before it was started anew, has had their deletes.
+        world.images.deleted |= {"0-2", "8"}
+        unread = [
+            (b"{", b"bad"),
+            (b"{", b"8"),
+            (b'{"id": 8, "text": 5}', None),
+            (b'{"id_str": "bad", "lang": 5}', None),
+        ]
+        bad = [Message(position=Position(FIRST, 3 + n), value=v, key=key) for n, (v, key) in enumerate(unread)]
+        world.send(post(1, text="it breaks here"), post(2, text="it breaks here"), *bad)
+        world.send(Message(position=Position(FIRST, 7), value=b"{", key=b"other"))
         await world.finish()
 
     world = run(scenario)
-    assert world.offsets() == [4]
+    assert world.offsets() == [7]
+    assert world.count("nametag_posts_total", outcome="suppressed") == 6
     assert isinstance(world.sink.outcomes[-1], DeadLetter)
+
+
+def test_features_that_come_amid_a_delete_are_not_kept() -> None:
+    """The cache was asked before the delete was read, and answered after it."""
+
+    async def scenario(world: World) -> None:
+        asked, may_answer = asyncio.Event(), asyncio.Event()
+
+        async def is_deleted(_post_id: str) -> bool:
+            asked.set()
+            await may_answer.wait()
+            return False
+
+        world.images.is_deleted = is_deleted  # type: ignore[method-assign]
+        world.images.found["new"] = FoundPixels(digest="d", pixels=np.zeros((3, 224, 224), np.uint8))
+        world.send(post(0, image_url="new"))
+        await asked.wait()
+        world.send(delete(1, "0-0"))
+        await world.until(lambda: bool(world.images.forgotten))
+        may_answer.set()
+        await world.finish()
+
+    world = run(scenario)
+    assert ids(world) == [("Tombstone", "0-0")]
+    assert not world.images.remembered
+    assert len(world.images.forgotten) == 2
+
+
+def test_a_delete_is_not_forgotten_when_all_is_read_again() -> None:
+    """Nobody knows whether the first try went out: the post comes again, and its delete still stands behind it."""
+
+    async def scenario(world: World) -> None:
+        world.sink.error = PublishUnsettled("no answer")
+        world.send(post(0), empty(1, "0-0"))
+        await world.until(lambda: world.rewinds == 1)
+        world.sink.error = None
+        world.send(post(0))
+        await world.until(lambda: world.source.committed == {FIRST: 1})
+        world.send(empty(1, "0-0"), post(2, id="0-0"))
+        await world.finish()
+
+    assert ids(run(scenario)) == [("Tombstone", "0-0"), ("EntityEvent", "0-0")]
 
 
 def test_what_may_be_left_in_the_cache_is_told() -> None:
@@ -192,13 +262,19 @@ def test_the_last_deletes_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not all of them for ever; a delete that isn't final takes nothing from one that is."""
     monkeypatch.setattr(worker.deleted_posts, "MAX_POSTS", 2)
     deleted = DeletedPosts()
-    deleted.note("a", 1, is_final=True)
-    deleted.note("b", 2, is_final=False)
-    assert [deleted.covers("a", 9), deleted.covers("b", 1), deleted.covers("b", 3)] == [True, True, False]
-    deleted.note("a", 3, is_final=False)
-    assert deleted.covers("a", 9)
-    deleted.note("c", 4, is_final=True)
-    assert [deleted.covers(post_id, 1) for post_id in "abc"] == [True, False, True]
+
+    def at(number: int, offset: int = 0, partition: Partition = SECOND) -> Arrival:
+        return Arrival(Message(position=Position(partition, offset), value=None), number)
+
+    deleted.note("a", at(1), is_final=True)
+    deleted.note("b", at(2, 5, FIRST), is_final=False)
+    assert [deleted.covers("a", at(9)), deleted.covers("b", at(1)), deleted.covers("b", at(3))] == [True, True, False]
+    # Within a partition the offset counts: a message that is read again has a new number.
+    assert [deleted.covers("b", at(9, 4, FIRST)), deleted.covers("b", at(9, 6, FIRST))] == [True, False]
+    deleted.note("a", at(3), is_final=False)
+    assert deleted.covers("a", at(9))
+    deleted.note("c", at(4), is_final=True)
+    assert [deleted.covers(post_id, at(1)) for post_id in "abc"] == [True, False, True]
 
 
 def test_a_tombstone_is_written_as_its_schema_says() -> None:

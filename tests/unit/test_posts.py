@@ -238,6 +238,23 @@ def test_the_range_belongs_to_the_text_that_is_read() -> None:
     assert read(json.dumps({**tweet, "truncated": False}).encode()).shown.text == "@"
 
 
+@pytest.mark.parametrize("long", [True, False])
+def test_a_retweet_that_was_cut_short_has_its_whole_text(long: bool) -> None:
+    """Twitter cuts `RT @name: …` to its old length; the original has the end, and what of it is shown."""
+    whole = "so happy about R&amp;D in the city of Paris https://t.co/1"
+    end = whole.index(" https")
+    body = {"full_text": whole, "display_text_range": [0, end]}
+    original = {"id_str": "0", "text": "so happy…", "truncated": True, "extended_tweet": body} if long else {
+        "id_str": "0", "text": "so happy about R&amp;D"
+    }  # fmt: skip
+    tweet = {"id_str": "1", "text": "RT @ann: so happy about R&amp;…", "retweeted_status": original}
+    post = read(json.dumps(tweet).encode())
+    assert post.shown.text == "RT @ann: so happy about R&D" + (" in the city of Paris" if long else "")
+    assert post.text == "RT @ann: " + (whole if long else "so happy about R&amp;D")
+    for other in ({"text": "RT of ann…"}, {"text": "RT @ann: all of it"}, {"retweeted_status": {"id_str": "0"}}):
+        assert read(json.dumps(tweet | other).encode()).text == (tweet | other)["text"]
+
+
 def _turn_back(match: re.Match[str]) -> str:
     return {"amp": "&", "lt": "<", "gt": ">"}[match[1]]
 
