@@ -64,6 +64,13 @@ def works(url: str, *, keys: Sequence[str] = ("a", "b", "c"), **kind: Any) -> li
         for key in keys:
             await cache.set(key, key.encode(), 60)
             assert await cache.get(key) == key.encode(), events
+            # What deletes ask for, too.
+            await cache.keep(f"{key}:kept", b"x", 60)
+            assert await cache.recall(f"{key}:kept") == b"x"
+            await cache.add(f"{key}:set", "member", 60)
+            assert await cache.remove(f"{key}:set", "other") == 1
+            await cache.delete([f"{key}:kept", f"{key}:set"])
+            assert await cache.remove(f"{key}:set", "member") == 0
         await cache.close()
 
     asyncio.run(scenario())
@@ -87,8 +94,10 @@ def test_tls_is_spoken_and_certificates_are_checked(tmp_path: Path) -> None:
 
 
 def test_a_user_of_the_acl_needs_no_more_than_his_keys() -> None:
-    """GET, SET and the connection's own commands on nametag's keys are all that the cache asks for."""
-    rules = ("on", ">s%cret", "~nametag:*", "+get", "+set", "+client", "+hello", "+ping", "+select")
+    """These commands, and the connection's own, on nametag's keys are all that the cache asks for."""
+    commands = ("get", "set", "del", "pexpire", "zadd", "zcard", "zrem", "zremrangebyrank", "zremrangebyscore")
+    connection = ("client", "hello", "ping", "select")
+    rules = ("on", ">s%cret", "~nametag:*", *(f"+{name}" for name in (*commands, *connection)))
     with redis_with("--user", "tagger", *rules) as server:
         url = f"redis://tagger:s%25cret@127.0.0.1:{server.port}/0"
         assert set(works(url, keys=["nametag:a", "nametag:b"])) == {"hit"}
