@@ -82,13 +82,15 @@ class ParallelPosts:
         self._plan = plan
         self._config = config
         self._place = 0
+        self._is_started = False
         self._workers: list[tuple[Any, Connection]] = []
         self._turns: dict[int, Connection] = {}
 
     def batches(self, entry: Member) -> Iterator[Sequence[ArchivePost]]:
         """The posts of the next entry of the plan, some at a time; with the last of them they are in the books."""
         place, self._place = self._place, self._place + 1
-        if not self._workers and not self._posts.is_seeking:
+        if not self._is_started and not self._posts.is_seeking:
+            self._is_started = True
             self._start(place)
         connection = self._turns.pop(place, None)
         if connection is None:
