@@ -45,7 +45,9 @@ def add_replay(commands: "Commands") -> None:
 
 def _add_what(parser: argparse.ArgumentParser) -> None:
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--dry-run", action="store_true", help="only count, and say how long it would take at --rate")
+    what.add_argument(
+        "--dry-run", action="store_true", help="only count, and say how long it would take at --rate or --speed"
+    )
     what.add_argument("--to-topic", action="store_true",
                       help="put the posts on the topic of posts as they are, each under its id")  # fmt: skip
     what.add_argument(

@@ -65,7 +65,8 @@ def replay(options: argparse.Namespace, choice: PostChoice) -> int:
                     )
         finally:
             seconds = time.monotonic() - started_at
-            report = Report(members=archives.books, books=posts.books, seconds=seconds, rate=options.rate)
+            pace = {"rate": options.rate, "speed": options.speed}
+            report = Report(members=archives.books, books=posts.books, seconds=seconds, **pace)
             _print(report, as_json=options.json, to=sys.stderr if options.out == "-" else sys.stdout)
     if not is_at_end:
         print("stopped before the end", file=sys.stderr)

@@ -18,6 +18,23 @@ class Report:
     books: Books
     seconds: float
     rate: float | None
+    speed: float | None = None
+
+    @property
+    def span_seconds(self) -> float | None:
+        """Over how long the posts were made; None for no time at all."""
+        books = self.books
+        return (books.last - books.first).total_seconds() or None if books.first and books.last else None
+
+    @property
+    def seconds_at_pace(self) -> float | None:
+        """How long the posts take at the pace that was asked for; None where none was."""
+        times = []
+        if self.rate:
+            times.append(self.books.num_posts / self.rate)
+        if self.speed and self.span_seconds:
+            times.append(self.span_seconds / self.speed)
+        return max(times, default=None)
 
     def text(self) -> str:
         """Lines for a person; the second part is the equation of the books."""
@@ -39,9 +56,14 @@ class Report:
             ),
             f"{self.seconds:,.1f} s, {books.num_lines / max(self.seconds, 1e-9):,.0f} lines a second",
         ]
-        if self.rate:
-            took = timedelta(seconds=round(books.num_posts / self.rate))
-            told.append(f"at {self.rate:g} posts a second these posts take {took}")
+        if self.span_seconds:
+            took, rate = timedelta(seconds=round(self.span_seconds)), books.num_posts / self.span_seconds
+            told.append(f"the posts were made within {took}, {rate:,.1f} a second")
+        if seconds := self.seconds_at_pace:
+            pace = " and ".join(
+                [f"{self.rate:g} posts a second"] * bool(self.rate) + [f"{self.speed or 0:g}x"] * bool(self.speed)
+            )
+            told.append(f"at {pace} they take {timedelta(seconds=round(seconds))}")
         return "\n".join(told)
 
     def warnings(self) -> list[str]:
@@ -68,7 +90,8 @@ class Report:
             "first": books.first.isoformat() if books.first else None,
             "last": books.last.isoformat() if books.last else None,
             "seconds": round(self.seconds, 3),
-            "seconds_at_rate": books.num_posts / self.rate if self.rate else None,
+            "posts_a_second": books.num_posts / self.span_seconds if self.span_seconds else None,
+            "seconds_at_pace": self.seconds_at_pace,
             "num_warnings": members.num_warnings,
             "warnings": members.warnings,
         }

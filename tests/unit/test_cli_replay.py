@@ -81,7 +81,8 @@ def test_a_dry_run_counts(minute: Path, capsys: pytest.CaptureFixture[str]) -> N
         "post_bytes": 2 * len(json.dumps({"id_str": "1", "text": "x", "lang": "en", "created_at": "x" * 30})),
         "first": "2021-01-01T17:29:02+00:00",
         "last": "2021-01-01T17:29:03+00:00",
-        "seconds_at_rate": 1.0,
+        "posts_a_second": 2.0,
+        "seconds_at_pace": 1.0,
         "num_warnings": 1,
         "warnings": [warning],
     }
@@ -92,7 +93,9 @@ def test_a_dry_run_counts(minute: Path, capsys: pytest.CaptureFixture[str]) -> N
     counts = {words[0]: int(words[1]) for line in lines[:7] if (words := line.split())}
     assert counts.pop("members") == 1
     assert counts.pop("lines") == sum(counts.values()) == 6
-    assert "3 posts" not in lines[-1] and "take 0:00:06" in lines[-1]
+    assert lines[-2:] == ["the posts were made within 0:00:02, 1.5 a second", "at 0.5 posts a second they take 0:00:06"]
+    assert main(["replay", str(minute), "--dry-run", "--rate", "0.5", "--speed", "0.1x"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "at 0.5 posts a second and 0.1x they take 0:00:20"
 
 
 def test_warnings_do_not_drive_a_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
