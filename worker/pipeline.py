@@ -38,11 +38,11 @@ from model.inference import TaggedSpan
 from model.tokenizer import Token
 from worker.batch_runner import PostTagger, Prepared, Tagged
 from worker.batches import Batcher
-from worker.deleted_posts import Arrival, DeletedPosts
+from worker.deletions import Deletions
 from worker.errors import ImageError, TaggingFailed
 from worker.images import FoundFeatures, FoundPixels, ImageSource
 from worker.metrics import Metrics
-from worker.publish import EventSink, Finished, Outcome, Passed
+from worker.publish import Arrival, EventSink, Finished, Outcome, Passed
 from worker.publisher import Publisher
 from worker.room import Room, RoomLimits
 
@@ -94,14 +94,14 @@ class Pipeline:
         self._config = config
         self._on_outcome = on_outcome
         self._room = Room(config.room)
-        self._deleted = DeletedPosts()
+        self._deletions = Deletions(parts.images, parts.metrics)
         self._publisher = Publisher(
             parts.source,
             parts.sink,
             self._room,
             parts.metrics,
             flush_seconds=config.flush_seconds,
-            is_deleted=self._deleted.covers,
+            is_deleted=self._deletions.covers,
             on_published=self._count,
         )
         self._arrived: deque[Message] = deque()
@@ -193,7 +193,7 @@ class Pipeline:
             post_ids = post_ids or ids_of_bad(message, error)
         except TaggingFailed as error:
             fate = DeadLetter.of(message, Reason.TAGGING_FAILED, str(error), num_tries=error.num_tries)
-        if isinstance(fate, DeadLetter) and await self._are_deleted(post_ids, arrival):
+        if isinstance(fate, DeadLetter) and await self._deletions.cover(post_ids, arrival):
             fate = Passed.SUPPRESSED
         self._publisher.complete(message, Finished(fate, arrival, post_ids))
 
@@ -201,38 +201,18 @@ class Pipeline:
         if isinstance(found, Notice):
             return Passed.NOTICE
         if isinstance(found, Delete):
-            self._deleted.note(found.id, arrival, is_final=found.is_final)
-            await self._forget(found.id, is_final=found.is_final)
-            position = PositionReport.of(arrival.message.position)
-            return Tombstone(id=found.id, deleted_at=found.deleted_at, position=position)
+            return await self._deletions.obey(found, arrival)
         return await self._tag(found, arrival)
 
     async def _tag(self, post: Post, arrival: Arrival) -> Outcome | Passed:
         with self._parts.metrics.stage("prepare"):
             prepared, report = await self._prepare(post)
         tagged = await self._parts.batcher.tag(prepared) if prepared.tokens else None
-        if await self._are_deleted((post.id,), arrival):
+        if await self._deletions.cover((post.id,), arrival):
             return Passed.SUPPRESSED
         if tagged and prepared.picture and tagged.new_features is not None:
             self._parts.images.remember(prepared.picture.digest, tagged.new_features)
         return self._finish(arrival.message, post, tagged, report)
-
-    async def _are_deleted(self, post_ids: tuple[str, ...], arrival: Arrival) -> bool:
-        """Whether one of the posts is deleted; what was kept of it meanwhile has to go as well then."""
-        images = self._parts.images
-        is_deleted = False
-        for post_id in post_ids:
-            # The second look is for a delete that came while the cache was asked.
-            is_gone = self._deleted.covers(post_id, arrival) or await images.is_deleted(post_id)
-            if is_gone or self._deleted.covers(post_id, arrival):
-                is_deleted = True
-                await self._forget(post_id, is_final=False)
-        return is_deleted
-
-    async def _forget(self, post_id: str, *, is_final: bool) -> None:
-        if not await self._parts.images.forget(post_id, is_final=is_final):
-            self._parts.metrics.purge_failures.inc()
-            log.warning("purge_failed", extra={"post_id": post_id})
 
     async def _prepare(self, post: Post) -> tuple[Prepared, ImageReport]:
         tokens = await self._tokenize(post.shown.text)

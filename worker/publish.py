@@ -11,8 +11,7 @@ from typing import BinaryIO, NamedTuple, Protocol
 from consumers.dead_letters import DeadLetter
 from consumers.deletes import Tombstone
 from consumers.events import EntityEvent
-from consumers.source import Offsets
-from worker.deleted_posts import Arrival
+from consumers.source import Message, Offsets
 from worker.errors import SinkUnavailable
 
 Outcome = EntityEvent | Tombstone | DeadLetter
@@ -26,6 +25,20 @@ class Passed(StrEnum):
     """A post that was deleted before it was published."""
     NOTICE = "notice"
     """A notice of a stream, which is about no single post."""
+
+
+class Arrival(NamedTuple):
+    """A message, the `number`th that came. One that is read again has another number, and the same position."""
+
+    message: Message
+    number: int
+
+    def is_before(self, other: "Arrival") -> bool:
+        """Whether it stands before `other`, or, in another partition, came before it."""
+        position, others = self.message.position, other.message.position
+        if position.partition == others.partition:
+            return position.offset < others.offset
+        return self.number < other.number
 
 
 class Finished(NamedTuple):

@@ -10,11 +10,10 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from consumers.source import Message, Offsets, Partition, PostSource
-from worker.deleted_posts import Arrival
 from worker.errors import PublishAborted, PublishUnsettled, WorkerError
 from worker.ledger import OffsetLedger
 from worker.metrics import Metrics
-from worker.publish import EventSink, Finished, Outcome, Passed
+from worker.publish import Arrival, EventSink, Finished, Outcome, Passed
 from worker.retry import RetryPolicy
 from worker.room import Room
 

@@ -9,7 +9,7 @@ import jsonschema
 import numpy as np
 import pytest
 
-import worker.deleted_posts
+import worker.deletions
 from consumers.dead_letters import DeadLetter
 from consumers.deletes import Delete, Notice, Tombstone
 from consumers.errors import BadEvent, BadMessage, Reason
@@ -20,9 +20,10 @@ from consumers.posts import Post, read_message
 from consumers.source import Message, Partition, Position
 from consumers.wire import PositionReport
 from tests.unit.test_pipeline import FIRST, SECOND, World, post, run
-from worker.deleted_posts import Arrival, DeletedPosts
+from worker.deletions import DeletedPosts
 from worker.errors import PublishAborted, PublishUnsettled
 from worker.images import FoundPixels
+from worker.publish import Arrival
 
 NOON = datetime(2021, 1, 1, 12, tzinfo=UTC)
 NOON_MS = str(round(NOON.timestamp() * 1000))
@@ -260,7 +261,7 @@ def test_what_may_be_left_in_the_cache_is_told() -> None:
 
 def test_the_last_deletes_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not all of them for ever; a delete that isn't final takes nothing from one that is."""
-    monkeypatch.setattr(worker.deleted_posts, "MAX_POSTS", 2)
+    monkeypatch.setattr(worker.deletions, "MAX_POSTS", 2)
     deleted = DeletedPosts()
 
     def at(number: int, offset: int = 0, partition: Partition = SECOND) -> Arrival:

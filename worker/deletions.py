@@ -1,0 +1,75 @@
+"""Deletes: which posts are covered by one, and what goes with them."""
+
+import logging
+from collections import OrderedDict
+
+from consumers.deletes import Delete, Tombstone
+from consumers.source import Message
+from consumers.wire import PositionReport
+from worker.images import ImageSource
+from worker.metrics import Metrics
+from worker.publish import Arrival
+
+log = logging.getLogger("nametag.deletions")
+
+MAX_POSTS = 65_536
+
+
+class DeletedPosts:
+    """The last `MAX_POSTS` deletes."""
+
+    def __init__(self) -> None:
+        self._deletes: OrderedDict[str, Arrival | None] = OrderedDict()
+
+    def note(self, post_id: str, delete: Arrival, *, is_final: bool) -> None:
+        """That the post is deleted. Unless that is final, a post behind it is a new one."""
+        was_final = self._deletes.get(post_id, delete) is None
+        # Without its bytes, which nobody needs any more.
+        bare = Arrival(Message(position=delete.message.position, value=None), delete.number)
+        self._deletes[post_id] = None if is_final or was_final else bare
+        self._deletes.move_to_end(post_id)
+        if len(self._deletes) > MAX_POSTS:
+            self._deletes.popitem(last=False)
+
+    def covers(self, post_id: str, post: Arrival) -> bool:
+        """Whether the post that came so is deleted."""
+        if post_id not in self._deletes:
+            return False
+        delete = self._deletes[post_id]
+        return delete is None or post.is_before(delete)
+
+
+class Deletions:
+    """Obeys deletes, and knows the posts that must not go out any more: of this worker, and of its cache."""
+
+    def __init__(self, images: ImageSource, metrics: Metrics) -> None:
+        self._images = images
+        self._metrics = metrics
+        self._posts = DeletedPosts()
+
+    async def obey(self, delete: Delete, arrival: Arrival) -> Tombstone:
+        """Cover its post from now on, drop what is kept of it, and give the tombstone that is to go out."""
+        self._posts.note(delete.id, arrival, is_final=delete.is_final)
+        await self._forget(delete.id, is_final=delete.is_final)
+        position = PositionReport.of(arrival.message.position)
+        return Tombstone(id=delete.id, deleted_at=delete.deleted_at, position=position)
+
+    def covers(self, post_id: str, post: Arrival) -> bool:
+        """Whether the post is deleted, as far as this worker was told."""
+        return self._posts.covers(post_id, post)
+
+    async def cover(self, post_ids: tuple[str, ...], arrival: Arrival) -> bool:
+        """Whether one of these posts is deleted, here or as the cache has it; what was kept of it goes then."""
+        is_deleted = False
+        for post_id in post_ids:
+            is_gone = self.covers(post_id, arrival) or await self._images.is_deleted(post_id)
+            # Once more, for a delete that came while the cache was asked.
+            if is_gone or self.covers(post_id, arrival):
+                is_deleted = True
+                await self._forget(post_id, is_final=False)
+        return is_deleted
+
+    async def _forget(self, post_id: str, *, is_final: bool) -> None:
+        if not await self._images.forget(post_id, is_final=is_final):
+            self._metrics.purge_failures.inc()
+            log.warning("purge_failed", extra={"post_id": post_id})
