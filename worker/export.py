@@ -30,6 +30,9 @@ class _Target(Protocol):
     def close(self) -> None:
         """Complete the file."""
 
+    def abandon(self) -> None:
+        """Let go of the file, which isn't to be kept."""
+
 
 @dataclass(slots=True, kw_only=True)
 class Books:
@@ -69,10 +72,14 @@ def export(options: argparse.Namespace) -> None:
     work = _Export(kafka, Range(since=options.since, until=options.until, by=By(options.by)), books)
     with LastWords.opened() as last, whole_file(path) as file:
         target = target_of(file)
-        ends = work.survey(last)
-        for event, message in work.chosen(last, ends, keep_all=options.all):
-            target.write(event, message)
-        target.close()
+        try:
+            ends = work.survey(last)
+            for event, message in work.chosen(last, ends, keep_all=options.all):
+                target.write(event, message)
+            target.close()
+        except BaseException:
+            target.abandon()
+            raise
     print(f"{path}: {books}")
 
 
@@ -142,3 +149,6 @@ class _JsonLines:
 
     def close(self) -> None:
         self._file.flush()
+
+    def abandon(self) -> None:
+        pass

@@ -1,6 +1,7 @@
 """Entity events as rows of a Parquet file. The columns come from the model: none can be forgotten."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from enum import Enum
 from types import NoneType, UnionType
@@ -104,6 +105,13 @@ class ParquetFile:
         if self._rows:
             self._flush()
         self._writer.close()
+
+    def abandon(self) -> None:
+        """Let go of the file, which isn't to be kept, before it is closed."""
+        with suppress(Exception):
+            self._writer.close()
+        # Or it would write its footer when it is collected, wherever the program is by then.
+        self._writer.is_open = False
 
     def _flush(self) -> None:
         try:

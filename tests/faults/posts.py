@@ -28,11 +28,14 @@ WORDS = ("so happy about Phoenix", "met Ann in Paris", "Modern Baseball tonight"
 ACKNOWLEDGE_SECONDS = 90.0
 
 
-def make_posts(plan: Plan, origin: str, num_pictures: int) -> list[Sent]:
-    """The plan's posts, yet without a position."""
+def make_posts(plan: Plan, run: str, origin: str, num_pictures: int) -> list[Sent]:
+    """The plan's posts, yet without a position. `run` is no other run's: a post that was deleted once stays so."""
     chance = random.Random(f"posts/{plan.seed}/{plan.number}")
     poisoned = frozenset(chance.sample(range(plan.num_posts), plan.num_poisoned))
-    posts = [_post(chance, plan, number, number in poisoned, origin, num_pictures) for number in range(plan.num_posts)]
+    posts = [
+        _post(chance, plan, f"{run}-{number}", number in poisoned, origin, num_pictures)
+        for number in range(plan.num_posts)
+    ]
     return list(_with_deletes(chance, posts))
 
 
@@ -45,12 +48,10 @@ def _with_deletes(chance: random.Random, posts: list[Sent]) -> Iterator[Sent]:
             yield Sent(position=(-1, -1), id=deleted.id, value=notice, deletes=True)
 
 
-def _post(chance: random.Random, plan: Plan, number: int, is_poisoned: bool, origin: str, num_pictures: int) -> Sent:
-    # Another in each run: a post that was deleted once stays so.
-    name = f"{plan.seed}-{plan.number}-{number}"
+def _post(chance: random.Random, plan: Plan, name: str, is_poisoned: bool, origin: str, num_pictures: int) -> Sent:
     if not is_poisoned and chance.random() < BROKEN_SHARE:
-        return Sent(position=(-1, -1), id=name, reason="not_json", value=f"no JSON, number {number}".encode())
-    text = f"post {number} " + " ".join(chance.choices(WORDS, k=chance.randint(1, 4)))
+        return Sent(position=(-1, -1), id=name, reason="not_json", value=f"no JSON, number {name}".encode())
+    text = f"post {name} " + " ".join(chance.choices(WORDS, k=chance.randint(1, 4)))
     if is_poisoned:
         text += f" {MARKER}"
     fields = {"id": name, "text": text}

@@ -135,7 +135,7 @@ def run_plan(plan: Plan, cluster: Cluster, nest: Nest, folder: Path, *, keep: bo
     )
     sender = Sender(
         plan,
-        make_posts(plan, cluster.image_host.origin, cluster.image_host.num_pictures),
+        make_posts(plan, topics["posts"], cluster.image_host.origin, cluster.image_host.num_pictures),
         cluster.bootstrap,
         topics["posts"],
     )

@@ -1,5 +1,6 @@
 """The parts of `nametag export`: columns, row groups, and which event of a post is the last."""
 
+import gc
 import io
 import itertools
 from collections.abc import Iterator
@@ -66,6 +67,16 @@ def test_an_empty_export_has_its_columns() -> None:
     file = io.BytesIO()
     ParquetFile(file).close()
     assert pq.ParquetFile(file).schema_arrow.equals(schema_of(EntityEvent))
+
+
+def test_a_file_that_is_given_up_is_let_go() -> None:
+    """Its footer isn't written when the writer is collected, into a file that is closed by then."""
+    file = io.BytesIO()
+    target = ParquetFile(file)
+    target.abandon()
+    file.close()
+    del target
+    gc.collect()  # what is raised there fails this test, or the next
 
 
 def orders(records: list[Any]) -> Iterator[Any]:
