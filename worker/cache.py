@@ -137,11 +137,15 @@ class RedisCache:
             await self._spare.set(key, value, ttl_seconds)
 
     async def recall(self, key: str) -> bytes | None:
-        """The value, also where only memory has it; None where neither has, or it isn't what was put there."""
+        """The value, also where only memory has it; None where neither has."""
         framed = await self._insist(lambda: self._redis.get(key))
-        if isinstance(framed, bytes) and framed[:DIGEST_BYTES] == _digest(key, framed[DIGEST_BYTES:]):
-            return framed[DIGEST_BYTES:]
-        return await self._spare.get(key)
+        if not isinstance(framed, bytes):
+            return await self._spare.get(key)
+        if framed[:DIGEST_BYTES] != _digest(key, framed[DIGEST_BYTES:]):
+            # There is something, and what it was can't be known.
+            self._on_event("corrupt")
+            raise CacheUnsure
+        return framed[DIGEST_BYTES:]
 
     async def keep(self, key: str, value: bytes, ttl_seconds: float) -> None:
         """Keep `value`, in memory at least."""

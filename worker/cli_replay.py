@@ -3,10 +3,11 @@
 import argparse
 import math
 import os
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from worker.moments import read_iso_moment
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -68,9 +69,9 @@ def _add_choice(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--deletes", choices=DELETES, default="obey",
                        help="hand them on, each under the id of its post, or only count them "
                        "(default: %(default)s)")  # fmt: skip
-    group.add_argument("--since", metavar="TIME", type=_moment,
+    group.add_argument("--since", metavar="TIME", type=read_iso_moment,
                        help="only those made from then on: an ISO time, in UTC unless it says otherwise")  # fmt: skip
-    group.add_argument("--until", metavar="TIME", type=_moment, help="only those made before")
+    group.add_argument("--until", metavar="TIME", type=read_iso_moment, help="only those made before")
     group.add_argument("--sample", metavar="SHARE", type=float, default=1.0,
                        help="only this share of them, such as 0.01, by their ids: the same each time")  # fmt: skip
 
@@ -97,14 +98,6 @@ def _count(text: str) -> int:
 
 def _speed(text: str) -> float:
     return _rate(text.removesuffix("x"))
-
-
-def _moment(text: str) -> datetime:
-    try:
-        moment = datetime.fromisoformat(text)
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
-    except (ValueError, OverflowError):
-        raise argparse.ArgumentTypeError(f"{text} is no ISO time like 2021-01-01T17:29") from None
 
 
 def _replay(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:

@@ -60,9 +60,8 @@ class Report:
             took, rate = timedelta(seconds=round(self.span_seconds)), books.num_posts / self.span_seconds
             told.append(f"the posts were made within {took}, {rate:,.1f} a second")
         if seconds := self.seconds_at_pace:
-            pace = " and ".join(
-                [f"{self.rate:g} posts a second"] * bool(self.rate) + [f"{self.speed or 0:g}x"] * bool(self.speed)
-            )
+            paces = [(self.rate, " posts a second"), (self.speed, "x")]
+            pace = " and ".join(f"{number:g}{unit}" for number, unit in paces if number)
             told.append(f"at {pace} they take {timedelta(seconds=round(seconds))}")
         return "\n".join(told)
 

@@ -142,6 +142,20 @@ def test_trouble_is_not_taken_for_a_miss(redis_url: str) -> None:
     asyncio.run(scenario())
 
 
+def test_what_is_corrupt_is_not_taken_for_a_miss(redis_url: str) -> None:
+    """There was something, so that nobody may say that all of it is gone."""
+    key = uuid4().hex
+    Redis.from_url(redis_url).set(key, b"somebody else's")
+
+    async def scenario() -> None:
+        cache = RedisCache(redis_url, CacheLimits())
+        with pytest.raises(CacheUnsure):
+            await cache.recall(key)
+        await cache.close()
+
+    asyncio.run(scenario())
+
+
 def test_a_burst_is_sure_in_the_end(redis_url: str) -> None:
     """A thousand at once wait for their turns, and not until their time is over."""
     key = uuid4().hex
