@@ -12,6 +12,7 @@ import os
 import resource
 import signal
 import sys
+import time
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ log = logging.getLogger("nametag.decode")
 
 _PR_SET_PDEATHSIG = 1
 _START_SECONDS = 60.0
+_END_SECONDS = 1.0
 _START_PAUSES = (0.1, 1.0, 5.0)
 """Before a process that didn't start is tried again; before the last the pictures that wait are told."""
 
@@ -151,7 +153,7 @@ class Decoder:
                 pass
         finally:
             self._num_up -= 1
-            _end(pool)
+            await _end(pool)
 
     async def _work(self, pool: ProcessPoolExecutor, job: Job) -> bool:
         """Decodes one picture. Returns whether the process is fit for another."""
@@ -196,7 +198,7 @@ class Decoder:
                 log.warning("decoder_start_failed", extra={"error": type(error).__name__, "retry_seconds": pause})
             finally:
                 if pool is not None and not is_up:
-                    _end(pool)
+                    await _end(pool)
             if pause != _START_PAUSES[-1]:
                 await asyncio.sleep(pause)
         return None
@@ -248,8 +250,17 @@ def _die_with_parent() -> None:
         os._exit(1)
 
 
-def _end(pool: ProcessPoolExecutor) -> None:
+async def _end(pool: ProcessPoolExecutor) -> None:
+    """Kill the process, and see off the thread that the pool has for it.
+
+    Were that still giving back the pool's semaphores while the worker exits, multiprocessing's tracker would find them
+    half given back, and warn under the worker's last line. Not for long, for it may hang on a pipe that nobody reads.
+    """
     processes = list((getattr(pool, "_processes", None) or {}).values())
+    thread = getattr(pool, "_executor_manager_thread", None)
     pool.shutdown(wait=False, cancel_futures=True)
     for process in processes:
         process.kill()
+    give_up_at = time.monotonic() + _END_SECONDS
+    while thread is not None and thread.is_alive() and time.monotonic() < give_up_at:  # noqa: ASYNC110 (no event tells)
+        await asyncio.sleep(0.01)

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -384,6 +385,19 @@ def test_a_killed_worker_leaves_no_process(tmp_path: Path) -> None:
     while stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z":
         assert time.monotonic() < deadline, "the decoding process is still there"
         time.sleep(0.05)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.05, 0.3, 1.0])
+def test_a_closed_decoder_leaves_no_thread(seconds: float) -> None:
+    """However far its start was: a thread that still gives back semaphores makes multiprocessing warn at the exit."""
+
+    async def scenario() -> None:
+        async with Decoder(LIMITS):
+            await asyncio.sleep(seconds)
+
+    before = set(threading.enumerate())
+    asyncio.run(scenario())
+    assert set(threading.enumerate()) <= before
 
 
 def test_small_pictures_go_first_and_large_ones_go_too() -> None:
