@@ -1,7 +1,7 @@
 """The posts of archives as a source for the pipeline."""
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 
 from consumers.archive_posts import ArchivePost, Place
 from consumers.errors import SourceUnavailable
@@ -39,6 +39,11 @@ class ArchiveSource:
     def is_ready(self) -> bool:
         """True: the archives were looked through already."""
         return True
+
+    @property
+    def backlog(self) -> Mapping[Partition, int]:
+        """Empty: archives tell only at their end how many posts they hold."""
+        return {}
 
     @property
     def membership(self) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import sys
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -36,6 +36,11 @@ class JsonlSource:
     def is_ready(self) -> bool:
         """True: a file that opens can be read."""
         return True
+
+    @property
+    def backlog(self) -> Mapping[Partition, int]:
+        """Empty: a file tells only at its end how long it was."""
+        return {}
 
     @property
     def membership(self) -> None:

@@ -5,7 +5,7 @@ The consumer lives on a thread of its own (consumers/kafka_poller.py); here is a
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from consumers.errors import SourceUnavailable
@@ -14,7 +14,7 @@ from consumers.kafka_commits import CommitTable, readable
 from consumers.kafka_connection import KafkaConnection, KafkaSourceConfig, explain_unreachable
 from consumers.kafka_poller import KafkaPoller
 from consumers.kafka_rebalance import RebalanceListener
-from consumers.source import Message, Offsets, RevokeListener
+from consumers.source import Message, Offsets, Partition, RevokeListener
 
 __all__ = ["KafkaConnection", "KafkaSource", "KafkaSourceConfig"]
 
@@ -107,6 +107,12 @@ class KafkaSource:
     def is_ready(self) -> bool:
         """Whether the group has taken us in, with partitions or as a spare, a broker answers, and reading goes on."""
         return self._poller.is_ready
+
+    @property
+    def backlog(self) -> Mapping[Partition, int]:
+        """How many messages of each assigned partition can be read and were not yet received, as last known."""
+        unread, buffered = self._poller.unread, self._buffer.num_by_partition()
+        return {each: unread.get(each, 0) + buffered[each] for each in unread.keys() | buffered}
 
     @property
     def membership(self) -> object:

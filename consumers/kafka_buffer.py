@@ -1,7 +1,7 @@
 """What was polled and not yet received."""
 
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 
 from consumers.kafka_connection import KafkaSourceConfig
@@ -45,6 +45,10 @@ class Buffer:
         self._messages.clear()
         self.count(messages, -1)
         return messages
+
+    def num_by_partition(self) -> Counter[Partition]:
+        """How many messages are there of each partition."""
+        return Counter(message.position.partition for message in self._messages)
 
     def discard(self, partitions: frozenset[Partition]) -> None:
         """Forget what is there of partitions that go."""

@@ -10,7 +10,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from kafka import KafkaConsumer
@@ -31,6 +31,7 @@ from consumers.kafka_connection import (
 )
 from consumers.kafka_contact import Contact
 from consumers.kafka_joins import keep_joining, poll, tell_of_losses_amid_joins
+from consumers.kafka_lag import Lag
 from consumers.kafka_progress import Progress
 from consumers.kafka_rebalance import RebalanceListener
 from consumers.kafka_records import accept_any_header_name
@@ -85,6 +86,7 @@ class KafkaPoller:
         self._rebalance = rebalance
         self._contact = Contact(str(connection))
         self._progress = Progress(config.stall_seconds)
+        self._lag = Lag()
         self._rewinds: queue.SimpleQueue[tuple[Callable[[], None], asyncio.Future[None]]] = queue.SimpleQueue()
         self._intake_stopped = threading.Event()
         self._closing = threading.Event()
@@ -101,6 +103,11 @@ class KafkaPoller:
     def is_ready(self) -> bool:
         """Whether the group has taken us in, a broker answers, and what there is to read is read."""
         return self._contact.is_ready and not self._progress.is_behind
+
+    @property
+    def unread(self) -> Mapping[Partition, int]:
+        """How many messages of each assigned partition were not polled yet, as last known."""
+        return self._lag.unread
 
     def ask_rewind(self, forget: Callable[[], None], done: asyncio.Future[None]) -> None:
         """Read again from the last commit, as soon as the brokers know it."""
@@ -215,6 +222,7 @@ class KafkaPoller:
         messages = [self._message(record) for records in polled.values() for record in records]
         self._contact.look(consumer)
         self._progress.look(consumer, len(messages))
+        self._lag.look(consumer, messages)
         if messages and not self._intake_stopped.is_set():
             self._buffer.count(messages)
             self._side.post(self._side.deliver, messages)

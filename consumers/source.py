@@ -68,6 +68,10 @@ class PostSource(Protocol):
         """Begin to read. Raises a `SourceUnavailable` where there is nothing to read from."""
 
     @property
+    def backlog(self) -> Mapping[Partition, int]:
+        """How many messages of each partition can be read and were not received; empty where nobody knows."""
+
+    @property
     def membership(self) -> object:
         """The membership in a consumer group, for a transaction to commit with; None where there is none."""
 

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -93,9 +93,17 @@ class BatchRunner:
         self._memory_retries = RetryPolicy(attempts=3, first_seconds=0.2)
         self.limits = limits
         """As configured, or what was left of it when memory ran out; lowered, never raised again."""
+        self._tell_limits()
 
     def run(self, posts: Sequence[Prepared]) -> list[Tagged | TaggingFailed]:
         """Tag `posts`. Raises `TaggerBroken` where the model fails on any post."""
+        start = time.perf_counter()
+        try:
+            return self._run(posts)
+        finally:
+            self._metrics.device_busy.inc(time.perf_counter() - start)
+
+    def _run(self, posts: Sequence[Prepared]) -> list[Tagged | TaggingFailed]:
         try:
             return list(self._tag_all(posts))
         except _OutOfMemory as error:
@@ -107,7 +115,7 @@ class BatchRunner:
             if len(posts) == 1:
                 return [self._blame(error, tries=[f"{error!r}"])]
         middle = len(posts) // 2
-        return self.run(posts[:middle]) + self.run(posts[middle:])
+        return self._run(posts[:middle]) + self._run(posts[middle:])
 
     def _try_alone(self, post: Prepared, error: Exception) -> Tagged | TaggingFailed:
         """Memory may be somebody else's for a moment, so one post gets a few attempts."""
@@ -142,10 +150,12 @@ class BatchRunner:
         else:
             half = len(posts) * max(len(post.tokens) for post in posts) // 2
             self.limits = replace(self.limits, max_padded_tokens=max(1, min(self.limits.max_padded_tokens, half)))
-        limits = {"max_images": self.limits.max_images, "max_padded_tokens": self.limits.max_padded_tokens}
-        for name, value in limits.items():
+        self._tell_limits()
+        log.warning("batch_limited", extra={"reason": str(error), "num_posts": len(posts), **asdict(self.limits)})
+
+    def _tell_limits(self) -> None:
+        for name, value in asdict(self.limits).items():
             self._metrics.batch_limits.labels(name.removeprefix("max_")).set(value)
-        log.warning("batch_limited", extra={"reason": str(error), "num_posts": len(posts), **limits})
 
     def _tag_all(self, posts: Sequence[Prepared]) -> list[Tagged]:
         new = self._look_at_new(posts)

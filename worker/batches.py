@@ -43,8 +43,8 @@ class Batcher:
         while True:
             await self._ready.wait()
             batch = self._take()
-            self._metrics.batch_posts.observe(len(batch))
             posts = [job.prepared for job in batch]
+            self._count(posts)
             with self._metrics.stage("tag"):
                 results = await self._device.call(partial(self._runner.run, posts))
             for job, result in zip(batch, results, strict=True):
@@ -55,9 +55,20 @@ class Batcher:
                 else:
                     job.done.set_exception(result)
 
+    @property
+    def num_waiting(self) -> int:
+        """Posts that are ready, and wait for the device."""
+        return len(self._queue)
+
     def close(self) -> None:
         """Let the device's thread end after its batch."""
         self._device.end()
+
+    def _count(self, posts: Sequence[Prepared]) -> None:
+        self._metrics.batch_posts.observe(len(posts))
+        if lengths := [len(post.tokens) for post in posts]:
+            self._metrics.batch_tokens.labels("post").inc(sum(lengths))
+            self._metrics.batch_tokens.labels("padding").inc(max(lengths) * len(lengths) - sum(lengths))
 
     def _take(self) -> list[_Job]:
         """The oldest post and those closest to it in length, as many as the limits let in."""

@@ -79,6 +79,11 @@ class ImageSource:
         self._flights: dict[str, asyncio.Task[Found]] = {}
         self._sweeps: set[asyncio.Task[None]] = set()
 
+    @property
+    def num_under_way(self) -> int:
+        """Pictures that are being looked up, those included whose posts have gone on without."""
+        return len(self._flights)
+
     async def look_up(self, image: PostImage, post_id: str | None = None) -> Found:
         """The post's picture. Raises `ImageError` with the status that the event will have.
 

@@ -1,6 +1,7 @@
 """The ledger: posts finish out of order, and leave in the order of their partition."""
 
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -12,6 +13,7 @@ T = TypeVar("T")
 @dataclass(slots=True)
 class _Entry(Generic[T]):
     message: Message
+    opened_at: float
     outcome: T | None = None
 
 
@@ -46,13 +48,28 @@ class OffsetLedger(Generic[T]):
         """How many messages are open or wait for one before them."""
         return sum(len(page.entries) for page in self._pages.values())
 
+    def num_open(self) -> dict[Partition, int]:
+        """How many messages of each partition are here, finished or not."""
+        return {partition: len(page.entries) for partition, page in self._pages.items()}
+
+    def num_finished(self) -> int:
+        """How many have an outcome, and wait for one before them or for their publication."""
+        return sum(entry.outcome is not None for page in self._pages.values() for entry in page.entries.values())
+
+    def oldest(self) -> Iterator[tuple[Message, float]]:
+        """The first message of each partition, and when it was entered, in monotonic time."""
+        for page in self._pages.values():
+            for entry in page.entries.values():
+                yield entry.message, entry.opened_at
+                break
+
     def open(self, message: Message) -> None:
         """Enter `message`, which must follow all others of its partition and epoch."""
         partition, offset = message.position
         page = self._pages.get(partition)
         if page is None or page.epoch < message.epoch:
             page = self._pages[partition] = _Page(message.epoch)
-        page.entries[offset] = _Entry(message)
+        page.entries[offset] = _Entry(message, time.monotonic())
 
     def complete(self, message: Message, outcome: T) -> bool:
         """Note the outcome of `message`; False where its partition was given up meanwhile."""

@@ -1,12 +1,23 @@
 """What the worker counts, under the conventional names and units of Prometheus."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    generate_latest,
+)
+
+from worker.pipeline_state import PipelineState, StateCollector
 
 _SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
+_LATENCIES = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
 
 
 class Metrics:
@@ -46,13 +57,26 @@ class Metrics:
         self.in_flight = Gauge(
             "nametag_posts_in_flight", "Messages between intake and acknowledgement.", registry=registry
         )
+        self.latency = Histogram(
+            "nametag_post_latency_seconds", "From when the brokers took a post to when its outcome was acknowledged.",
+            buckets=_LATENCIES, registry=registry,
+        )  # fmt: skip
         self.batch_posts = Histogram(
             "nametag_batch_posts", "Posts in a batch.", buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
             registry=registry,
         )  # fmt: skip
         self.batch_limits = Gauge(
-            "nametag_batch_limit", "What a batch may hold since memory ran out.", ["of"], registry=registry
-        )
+            "nametag_batch_limit", "What a batch may hold; less than configured since memory ran out.", ["of"],
+            registry=registry,
+        )  # fmt: skip
+        self.batch_tokens = Counter(
+            "nametag_batch_tokens", "Tokens on the device: those of posts, and the padding.", ["kind"],
+            registry=registry,
+        )  # fmt: skip
+        self.device_busy = Counter(
+            "nametag_device_busy_seconds", "Time in which the device had a batch; the rest it was idle.",
+            registry=registry,
+        )  # fmt: skip
         self.stages = Histogram(
             "nametag_stage_seconds", "Time spent in a stage.", ["stage"], buckets=_SECONDS,
             registry=registry,
@@ -60,6 +84,14 @@ class Metrics:
         self.checkpoint = Gauge(
             "nametag_checkpoint_info", "The checkpoint in use.", ["id", "variant"], registry=registry
         )
+
+        # Memory, processor time and file descriptors, under the names that all programs have them.
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+
+    def watch(self, look: Callable[[], PipelineState]) -> None:
+        """Ask `look` at each scrape for what isn't counted as it happens: lag, queues, ages."""
+        self.registry.register(StateCollector(look))
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

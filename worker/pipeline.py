@@ -42,6 +42,7 @@ from worker.deletions import Deletions
 from worker.errors import ImageError, TaggingFailed
 from worker.images import FoundFeatures, FoundPixels, ImageSource
 from worker.metrics import Metrics
+from worker.pipeline_state import PipelineState, state_of
 from worker.publish import Arrival, EventSink, Finished, Outcome, Passed
 from worker.publisher import Publisher
 from worker.room import Room, RoomLimits
@@ -113,6 +114,12 @@ class Pipeline:
     def is_ready(self) -> bool:
         """Whether posts that come now are tagged."""
         return self._is_running and self._parts.source.is_ready
+
+    def state(self) -> PipelineState:
+        """How it stands now; for asyncio's loop, on which all of it lives."""
+        parts = self._parts
+        waiting = {"images": parts.images.num_under_way, "device": parts.batcher.num_waiting}
+        return state_of(parts.source.backlog, self._arrived, self._publisher.ledger, waiting)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Run until the source ends, or until `stop` is set and what is under way is finished.
@@ -222,7 +229,8 @@ class Pipeline:
             return Prepared(tokens=tokens), ImageReport(status=ImageStatus.NONE, url=url)
         picture: FoundFeatures | FoundPixels
         try:
-            picture = await self._parts.images.look_up(image, post.id)
+            with self._parts.metrics.stage("image"):
+                picture = await self._parts.images.look_up(image, post.id)
         except ImageError as error:
             return Prepared(tokens=tokens), ImageReport(status=error.status, url=url)
         report = ImageReport(status=ImageStatus.USED, url=url, digest=picture.digest)

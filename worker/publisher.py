@@ -6,6 +6,7 @@ Nothing is committed before it is acknowledged. What a publication's error means
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -54,6 +55,11 @@ class Publisher:
         self._acknowledged: dict[Partition, int] = {}
         self._is_unsettled = False
         self._flushed_at = float("-inf")
+
+    @property
+    def ledger(self) -> OffsetLedger[Finished]:
+        """What is under way, to be looked at."""
+        return self._ledger
 
     def open(self, message: Message) -> None:
         """Enter `message`, which has its room already, and must follow all others of its partition."""
@@ -150,6 +156,8 @@ class Publisher:
             self._acknowledged.update(release.offsets)
         for message, finished in self._ledger.settle(release):
             await self._leave(message)
+            if message.timestamp_ms is not None:
+                self._metrics.latency.observe(max(0.0, time.time() - message.timestamp_ms / 1000))
             self._on_published(finished.fate)
         offsets = {str(partition): offset for partition, offset in release.offsets.items()}
         log.info("published", extra={"num_posts": len(release.outcomes), "offsets": offsets})

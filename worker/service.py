@@ -85,6 +85,7 @@ async def run_worker(
                 metrics=metrics,
             )
             pipeline = Pipeline(parts, _pipeline_config(settings), on_outcome)
+            metrics.watch(pipeline.state)
             if on_listening is None:
                 await pipeline.run(stop)
                 return metrics

@@ -500,3 +500,43 @@ def test_says_that_the_broker_is_away_and_back(own_broker: Any, caplog: pytest.L
         assert [message.value for message in asyncio.run(run())] == [b"after"]
     told = [record.getMessage() for record in caplog.records if record.name == "nametag.kafka"]
     assert [event for event in told if event in ("kafka_away", "kafka_back")] == ["kafka_away", "kafka_back"]
+
+
+def test_the_backlog_is_what_can_be_read(make_source: Make, kafka_bootstrap: str, topics: Any) -> None:
+    """Neither a transaction's marker nor the posts of an open one count; nor do those that were read."""
+    producer = KafkaProducer(bootstrap_servers=kafka_bootstrap, transactional_id=f"t-{uuid4().hex}")
+    producer.init_transactions()
+
+    def send(number: int) -> None:
+        for i in range(number):
+            producer.send(topics.posts, b"%d" % i, partition=i % topics.num_partitions)
+        producer.flush(timeout=10)
+
+    async def until_backlog(source: KafkaSource, number: int) -> None:
+        async with asyncio.timeout(20):
+            # The poller's thread tells nobody when it has looked.
+            while len(source.backlog) < topics.num_partitions or sum(source.backlog.values()) != number:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+
+    async def run() -> None:
+        source = make_source()
+        await source.start(nothing_to_commit)
+        try:
+            await until_backlog(source, 0)
+            producer.begin_transaction()
+            send(8)
+            producer.commit_transaction()
+            await until_backlog(source, 8)
+            assert len(await receive(source, 8)) == 8
+            await until_backlog(source, 0)
+            producer.begin_transaction()
+            send(8)
+            # Longer than between two looks at the ends.
+            await asyncio.sleep(6)
+            assert sum(source.backlog.values()) == 0
+            producer.abort_transaction()
+        finally:
+            await source.close()
+
+    asyncio.run(run())
+    producer.close(timeout=5)

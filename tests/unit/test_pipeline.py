@@ -5,7 +5,7 @@ The end-to-end tests hold the same on a real Kafka and a real Redis.
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,7 @@ class Source:
     """Hands out what the test gives it, and notes what is committed."""
 
     is_ready = True
+    backlog: Mapping[Partition, int] = {}
 
     def __init__(self, world: "World") -> None:
         self.world = world
@@ -120,6 +121,8 @@ class Sink:
 
 class Images:
     """Pictures by URL: each waits until the test lets it through, or fails as told."""
+
+    num_under_way = 0
 
     def __init__(self) -> None:
         self.gates: dict[str, asyncio.Event] = {}
