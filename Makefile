@@ -39,6 +39,7 @@ env: .venv/.made  ## the environment alone
 services: env  ## what the tests need and the machine lacks
 	@$(call need,redis-server,redis-server,install it or set NAMETAG_TEST_REDIS)
 	@$(call need,mvn,maven openjdk-17-jre-headless,install Maven and Java 17 or set NAMETAG_TEST_KAFKA)
+	@$(call need,promtool,prometheus,install Prometheus for the test of the alerts)
 	@$(call need,chromium,chromium,install it for the test of the page of errors)
 	@$(call need,node,nodejs,install Node 18 or later for the tests that read events in JavaScript)
 	@$(call need,npm,npm,install it for the test of the AsyncAPI document)
