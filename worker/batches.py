@@ -5,48 +5,58 @@ device is free, up to the limits. Under load batches fill by themselves.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 from worker.batch_runner import BatchLimits, BatchRunner, Prepared, Tagged
+from worker.errors import TaggerBroken, WorkerError
 from worker.images import FoundPixels
 from worker.metrics import Metrics
 from worker.own_thread import OwnThread
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class _Job:
     prepared: Prepared
+    runner: BatchRunner
     done: asyncio.Future[Tagged]
 
 
 class Batcher:
-    """Gathers posts into batches, and runs them on the one thread that owns the device."""
+    """Gathers posts into batches, and runs them on the one thread that owns the device.
 
-    def __init__(self, runner: BatchRunner, metrics: Metrics) -> None:
-        self._runner = runner
+    A post comes with the runner of the checkpoint that it was prepared for; a batch has one runner.
+    """
+
+    def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self._queue: list[_Job] = []
         self._ready = asyncio.Event()
         self._device = OwnThread("device")
 
-    async def tag(self, prepared: Prepared) -> Tagged:
-        """Tag one post, in a batch with others. Raises `TaggingFailed` where this post breaks the model."""
+    async def tag(self, prepared: Prepared, runner: BatchRunner) -> Tagged:
+        """Tag one post, in a batch with others.
+
+        Raises `TaggingFailed` where this post breaks the model, and `TaggerBroken` where any post does.
+        """
         done: asyncio.Future[Tagged] = asyncio.get_running_loop().create_future()
-        self._queue.append(_Job(prepared, done))
+        self._queue.append(_Job(prepared, runner, done))
         self._ready.set()
         return await done
 
     async def run(self) -> None:
-        """Run batches until cancelled. Raises `TaggerBroken` where the model fails on any post."""
+        """Run batches until cancelled."""
         while True:
             await self._ready.wait()
             batch = self._take()
             posts = [job.prepared for job in batch]
             self._count(posts)
             with self._metrics.stage("tag"):
-                results = await self._device.call(partial(self._runner.run, posts))
+                results = await self._run(batch[0].runner, posts) if batch else []
             for job, result in zip(batch, results, strict=True):
                 if job.done.done():  # cancelled meanwhile
                     continue
@@ -54,6 +64,10 @@ class Batcher:
                     job.done.set_result(result)
                 else:
                     job.done.set_exception(result)
+
+    async def between_batches(self, act: Callable[[], T]) -> T:
+        """What `act` gives or raises, on the device's thread."""
+        return await self._device.call(act)
 
     @property
     def num_waiting(self) -> int:
@@ -64,6 +78,13 @@ class Batcher:
         """Let the device's thread end after its batch."""
         self._device.end()
 
+    async def _run(self, runner: BatchRunner, posts: list[Prepared]) -> Sequence[Tagged | WorkerError]:
+        try:
+            return await self._device.call(partial(runner.run, posts))
+        except TaggerBroken as error:
+            # Each post's own affair: another checkpoint may be there to tag it.
+            return [error] * len(posts)
+
     def _count(self, posts: Sequence[Prepared]) -> None:
         self._metrics.batch_posts.observe(len(posts))
         if lengths := [len(post.tokens) for post in posts]:
@@ -73,12 +94,13 @@ class Batcher:
     def _take(self) -> list[_Job]:
         """The oldest post and those closest to it in length, as many as the limits let in."""
         self._queue = [job for job in self._queue if not job.done.done()]
-        limits = self._runner.limits
-        oldest, window = self._queue[:1], self._queue[1 : 4 * limits.max_posts]
-        if oldest:
-            length = len(oldest[0].prepared.tokens)
+        batch: list[_Job] = []
+        if self._queue:
+            oldest, *others = self._queue
+            limits, length = oldest.runner.limits, len(oldest.prepared.tokens)
+            window = [job for job in others[: 4 * limits.max_posts] if job.runner is oldest.runner]
             window.sort(key=lambda job: abs(len(job.prepared.tokens) - length))
-        batch = _within(oldest + window, limits)
+            batch = _within([oldest, *window], limits)
         taken = set(map(id, batch))
         self._queue = [job for job in self._queue if id(job) not in taken]
         if not self._queue:

@@ -54,6 +54,28 @@ class Seen:
     failure: ImageStatus | None = None
 
 
+class _Writes:
+    """Writes under way, which nobody waits for but at the end; bounded in bytes."""
+
+    def __init__(self) -> None:
+        self.tasks: set[asyncio.Task[None]] = set()
+        self._num_bytes = 0
+
+    def add(self, writing: Coroutine[None, None, None], num_bytes: int) -> None:
+        """Begin to write, unless too much waits already."""
+        if self._num_bytes + num_bytes > MAX_WAITING_BYTES:
+            writing.close()
+            return
+        self._num_bytes += num_bytes
+        write = asyncio.create_task(writing)
+        self.tasks.add(write)
+        write.add_done_callback(lambda done: self._written(done, num_bytes))
+
+    def _written(self, write: asyncio.Task[None], num_bytes: int) -> None:
+        self.tasks.discard(write)
+        self._num_bytes -= num_bytes
+
+
 class ImageCache:
     """Pictures by URL and features by pixels, of one tower, in a cache of bytes.
 
@@ -76,8 +98,26 @@ class ImageCache:
         self._limits_digest = limits_digest
         self._read_seconds = read_seconds
         self._uses = PictureUses(cache)
-        self._writes: set[asyncio.Task[None]] = set()
-        self._num_waiting_bytes = 0
+        self._writes = _Writes()
+        self._towers = {tower_digest}
+
+    @property
+    def tower_digest(self) -> str:
+        """Whose features these are."""
+        return self._tower_digest
+
+    def for_tower(self, tower_digest: str, feature_shape: tuple[int, int]) -> "ImageCache":
+        """The same cache for another tower; a delete takes along what either saw."""
+        other = ImageCache(
+            self._cache,
+            tower_digest,
+            feature_shape,
+            limits_digest=self._limits_digest,
+            read_seconds=self._read_seconds,
+        )
+        other._writes, other._towers = self._writes, self._towers
+        self._towers.add(tower_digest)
+        return other
 
     def reads(self) -> "Reads":
         """The reads of one look-up, which may take `read_seconds` in all."""
@@ -112,7 +152,7 @@ class ImageCache:
 
     def features_key(self, digest: str) -> str:
         """Where the features of these pixels are kept; another tower has others."""
-        return f"nametag:features:{self._tower_digest}:{digest}"
+        return _features_key(self._tower_digest, digest)
 
     def read_features(self, packed: bytes) -> np.ndarray | None:
         """Features (49, D) in fp16; None where they are another tower's, or none that a tower gives."""
@@ -139,7 +179,7 @@ class ImageCache:
     async def forget_post(self, post_id: str, digest: str | None) -> None:
         """Drop what is kept of a deleted post, and of its picture at the URL of this digest if no other post shows it.
 
-        What other towers saw in the picture lapses by itself. Raises `CacheUnsure`; the same again finds what is left.
+        What towers saw that aren't in use here lapses. Raises `CacheUnsure`; the same again finds what is left.
         """
         if digest is not None:
             await self.drop_unused(digest, post_id)
@@ -152,7 +192,7 @@ class ImageCache:
             return
         keys = [f"nametag:seen:{digest}", f"nametag:bytes:{digest}"]
         if pixels := await self._uses.take_url(digest):
-            keys.append(self.features_key(pixels))
+            keys += [_features_key(tower, pixels) for tower in sorted(self._towers)]
         await self._cache.delete(keys)
         # What leads to them goes last, so that a delete that is read once more finds what was left.
         await self._uses.forget_url(digest)
@@ -167,29 +207,19 @@ class ImageCache:
 
     async def _wait_for_writes(self) -> None:
         """For those under way now: what they write is to be found, and not to come after what is dropped."""
-        if self._writes:
-            await asyncio.wait(set(self._writes))
+        if tasks := set(self._writes.tasks):
+            await asyncio.wait(tasks)
 
     async def settle(self) -> None:
         """Wait for what is being written, each within the cache's own deadline."""
-        while self._writes:
-            await asyncio.wait(self._writes)
+        while self._writes.tasks:
+            await asyncio.wait(self._writes.tasks)
 
     def _keep(self, key: str, value: bytes, seconds: float) -> None:
         self._write(self._cache.set(key, value, seconds), len(value))
 
     def _write(self, writing: Coroutine[None, None, None], num_bytes: int = NOTE_BYTES) -> None:
-        if self._num_waiting_bytes + num_bytes > MAX_WAITING_BYTES:
-            writing.close()
-            return
-        self._num_waiting_bytes += num_bytes
-        write = asyncio.create_task(writing)
-        self._writes.add(write)
-        write.add_done_callback(lambda done: self._written(done, num_bytes))
-
-    def _written(self, write: asyncio.Task[None], num_bytes: int) -> None:
-        self._writes.discard(write)
-        self._num_waiting_bytes -= num_bytes
+        self._writes.add(writing, num_bytes)
 
 
 @dataclass(slots=True)
@@ -222,6 +252,10 @@ class Reads:
             return await self.cache.get(key, begun + self.seconds_left)
         finally:
             self.seconds_left -= loop.time() - begun
+
+
+def _features_key(tower_digest: str, digest: str) -> str:
+    return f"nametag:features:{tower_digest}:{digest}"
 
 
 def url_key(kind: str, url: str) -> str:

@@ -1,7 +1,8 @@
 """How pictures are had, as the settings say: for the worker, and for a command with one picture."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING
 
 from model.inference import Tagger
 from worker.cache import Cache, CacheLimits, RedisCache
@@ -14,8 +15,12 @@ from worker.image_directory import ImageDirectory
 from worker.images import ImageSource, ImageSourceConfig
 from worker.memory_cache import MemoryCache
 from worker.metrics import Metrics
-from worker.redis_client import WrongUrl
+from worker.redis_client import WrongUrl, make_client
 from worker.settings import ImagesTable, RedisTable, Settings
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+    from redis.asyncio.cluster import RedisCluster
 
 
 def make_fetcher(images: ImagesTable, metrics: Metrics) -> ImageFetcher:
@@ -68,7 +73,7 @@ def make_cache(settings: Settings, metrics: Metrics) -> Cache:
     redis = settings.redis
     if redis.url is None:
         return MemoryCache(max_bytes=settings.images.memory_cache_bytes)
-    try:
+    with _url_told(redis):
         return RedisCache(
             redis.url.get_secret_value(),
             CacheLimits(timeout_seconds=redis.timeout_seconds, max_value_bytes=redis.max_value_bytes),
@@ -76,6 +81,26 @@ def make_cache(settings: Settings, metrics: Metrics) -> Cache:
             sentinels=redis.sentinels,
             on_event=lambda event: metrics.cache_events.labels(event).inc(),
         )
+
+
+def redis_client_of(redis: RedisTable) -> "Redis | RedisCluster | None":
+    """A client of the settings' Redis, beside the cache's; None where there is none. Raises `SettingsError`."""
+    if redis.url is None:
+        return None
+    with _url_told(redis):
+        return make_client(
+            redis.url.get_secret_value(),
+            is_cluster=redis.cluster,
+            sentinels=redis.sentinels,
+            timeout_seconds=redis.timeout_seconds,
+            max_connections=1,
+        )
+
+
+@contextmanager
+def _url_told(redis: RedisTable) -> Iterator[None]:
+    try:
+        yield
     except WrongUrl as error:
         raise SettingsError(f"the settings are wrong: redis.url {error}") from None
     except (ValueError, TypeError):

@@ -76,8 +76,16 @@ class ImageSource:
         self._cache = cache
         self._directory = directory
         self._config = config or ImageSourceConfig()
-        self._flights: dict[str, asyncio.Task[Found]] = {}
+        self._flights: dict[tuple[str, str], asyncio.Task[Found]] = {}
+        """By tower and origin; those of all towers, for `for_tower`'s sources share them."""
         self._sweeps: set[asyncio.Task[None]] = set()
+
+    def for_tower(self, tower_digest: str, feature_shape: tuple[int, int]) -> "ImageSource":
+        """The same pictures as another tower sees them: one bound on look-ups, and deletes reach both."""
+        cache = self._cache.for_tower(tower_digest, feature_shape)
+        other = ImageSource(self._fetcher, self._decoder, cache, self._directory, self._config)
+        other._flights, other._sweeps = self._flights, self._sweeps
+        return other
 
     @property
     def num_under_way(self) -> int:
@@ -115,7 +123,9 @@ class ImageSource:
             if is_final:
                 await self._cache.mark_deleted(post_id)
             digest = await self._cache.url_of(post_id)
-            late = [flight for name, flight in self._flights.items() if digest == url_digest(name)] if digest else []
+            late = (
+                [flight for (_, name), flight in self._flights.items() if digest == url_digest(name)] if digest else []
+            )
             await self._cache.forget_post(post_id, digest)
         except CacheUnsure:
             return False
@@ -157,16 +167,17 @@ class ImageSource:
         return _Origin(name=url)
 
     def _flight(self, origin: _Origin) -> asyncio.Task[Found]:
-        flight = self._flights.get(origin.name)
+        key = self._cache.tower_digest, origin.name
+        flight = self._flights.get(key)
         if flight is None:
             if len(self._flights) >= MAX_FLIGHTS:
                 raise NothingLearnt(ImageStatus.LATE, "too many pictures are on their way")
-            flight = self._flights[origin.name] = asyncio.create_task(self._look_up(origin))
-            flight.add_done_callback(lambda done: self._land(origin.name, done))
+            flight = self._flights[key] = asyncio.create_task(self._look_up(origin))
+            flight.add_done_callback(lambda done: self._land(key, done))
         return flight
 
-    def _land(self, name: str, flight: asyncio.Task[Found]) -> None:
-        self._flights.pop(name, None)
+    def _land(self, key: tuple[str, str], flight: asyncio.Task[Found]) -> None:
+        self._flights.pop(key, None)
         if not flight.cancelled():
             flight.exception()  # whoever waited has it; nobody may be left
 

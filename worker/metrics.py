@@ -14,7 +14,9 @@ from prometheus_client import (
     generate_latest,
 )
 
+from consumers.errors import Reason
 from worker.pipeline_state import PipelineState, StateCollector
+from worker.publish import Passed
 
 _SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 _LATENCIES = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
@@ -84,10 +86,30 @@ class Metrics:
         self.checkpoint = Gauge(
             "nametag_checkpoint_info", "The checkpoint in use.", ["id", "variant"], registry=registry
         )
+        self.checkpoint_changes = Counter(
+            "nametag_checkpoint_changes", "Other checkpoints that were named, by what became of them.", ["result"],
+            registry=registry,
+        )  # fmt: skip
+        self.agreement = Gauge(
+            "nametag_checkpoint_agreement_ratio", "Names that the last candidate in the shadow found alike.",
+            registry=registry,
+        )  # fmt: skip
+        self._begin_at_zero()
 
         # Memory, processor time and file descriptors, under the names that all programs have them.
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
+
+    def _begin_at_zero(self) -> None:
+        """An increase from nothing to one is none to Prometheus, so what alerts wait for is there from the start."""
+        for reason in Reason:
+            self.dead_letters.labels(reason)
+        for outcome in ("event", "dead_letter", "tombstone", *Passed):
+            self.posts.labels(outcome)
+        for error in ("PublishAborted", "PublishUnsettled"):
+            self.publish_failures.labels(error)
+        for result in ("swapped", "refused", "rolled_back"):
+            self.checkpoint_changes.labels(result)
 
     def watch(self, look: Callable[[], PipelineState]) -> None:
         """Ask `look` at each scrape for what isn't counted as it happens: lag, queues, ages."""

@@ -21,26 +21,21 @@ What happens with an error:
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from consumers.dead_letters import DeadLetter
 from consumers.deletes import Delete, Notice, Tombstone
 from consumers.errors import BadMessage, Reason
-from consumers.events import REGIONS_PER_SIDE, CheckpointName, Entity, EntityEvent, ImageReport, Scissors
-from consumers.image_status import ImageStatus
-from consumers.posts import ImageChoice, Post, ids_of_bad, read_message
+from consumers.events import EntityEvent
+from consumers.posts import Post, ids_of_bad, read_message
 from consumers.source import Message, Offsets, Partition, PostSource
-from consumers.wire import PositionReport
-from model.inference import TaggedSpan
-from model.tokenizer import Token
-from worker.batch_runner import PostTagger, Prepared, Tagged
 from worker.batches import Batcher
+from worker.checkpoints import Checkpoints
 from worker.deletions import Deletions
-from worker.errors import ImageError, TaggingFailed
-from worker.images import FoundFeatures, FoundPixels, ImageSource
+from worker.desk import Desk, DeskConfig
+from worker.errors import TaggingFailed
 from worker.metrics import Metrics
 from worker.pipeline_state import PipelineState, state_of
 from worker.publish import Arrival, EventSink, Finished, Outcome, Passed
@@ -48,9 +43,6 @@ from worker.publisher import Publisher
 from worker.room import Room, RoomLimits
 
 log = logging.getLogger("nametag.pipeline")
-
-LONG_TEXT = 10_000
-"""Code points from which on a text is split into tokens beside asyncio."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,10 +53,7 @@ class PipelineConfig:
     """
 
     max_post_bytes: int = 256 * 1024
-    max_post_tokens: int = 5000
-    image_choice: ImageChoice = "first"
-    include_text: bool = True
-    include_attention: bool = False
+    desk: DeskConfig = DeskConfig()
     shutdown_seconds: float = 20.0
     flush_seconds: float = 0.25
     room: RoomLimits = RoomLimits()
@@ -72,11 +61,10 @@ class PipelineConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """What the pipeline is wired to: the four seams, and its counters."""
+    """What the pipeline is wired to: its source and its sink, what tags in between, and its counters."""
 
     source: PostSource
-    images: ImageSource
-    tagger: PostTagger
+    checkpoints: Checkpoints
     batcher: Batcher
     sink: EventSink
     metrics: Metrics
@@ -95,7 +83,10 @@ class Pipeline:
         self._config = config
         self._on_outcome = on_outcome
         self._room = Room(config.room)
-        self._deletions = Deletions(parts.images, parts.metrics)
+        # Of whichever checkpoint: what is kept for one tower is forgotten for all.
+        self._images = parts.checkpoints.current.images
+        self._deletions = Deletions(self._images, parts.metrics)
+        self._desk = Desk(parts.checkpoints, parts.batcher, parts.metrics, config.desk)
         self._publisher = Publisher(
             parts.source,
             parts.sink,
@@ -118,7 +109,7 @@ class Pipeline:
     def state(self) -> PipelineState:
         """How it stands now; for asyncio's loop, on which all of it lives."""
         parts = self._parts
-        waiting = {"images": parts.images.num_under_way, "device": parts.batcher.num_waiting}
+        waiting = {"images": self._images.num_under_way, "device": parts.batcher.num_waiting}
         return state_of(parts.source.backlog, self._arrived, self._publisher.ledger, waiting)
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -138,6 +129,7 @@ class Pipeline:
                     helpers = [
                         tasks.create_task(self._publisher.run(forget_arrived=self._forget_arrived)),
                         tasks.create_task(self._parts.batcher.run()),
+                        tasks.create_task(self._parts.checkpoints.run()),
                         tasks.create_task(self._stop_intake_after(stop)),
                     ]
                     posts = await self._take_in(tasks)
@@ -212,57 +204,11 @@ class Pipeline:
         return await self._tag(found, arrival)
 
     async def _tag(self, post: Post, arrival: Arrival) -> Outcome | Passed:
-        with self._parts.metrics.stage("prepare"):
-            prepared, report = await self._prepare(post)
-        tagged = await self._parts.batcher.tag(prepared) if prepared.tokens else None
+        work = await self._desk.tag(post, noted_as=post.id)
         if await self._deletions.cover((post.id,), arrival):
             return Passed.SUPPRESSED
-        if tagged and prepared.picture and tagged.new_features is not None:
-            self._parts.images.remember(prepared.picture.digest, tagged.new_features)
-        return self._finish(arrival.message, post, tagged, report)
-
-    async def _prepare(self, post: Post) -> tuple[Prepared, ImageReport]:
-        tokens = await self._tokenize(post.shown.text)
-        image = post.choose_image(self._config.image_choice)
-        url = image.url if image else None
-        if image is None or not self._parts.tagger.uses_image or not tokens:
-            return Prepared(tokens=tokens), ImageReport(status=ImageStatus.NONE, url=url)
-        picture: FoundFeatures | FoundPixels
-        try:
-            with self._parts.metrics.stage("image"):
-                picture = await self._parts.images.look_up(image, post.id)
-        except ImageError as error:
-            return Prepared(tokens=tokens), ImageReport(status=error.status, url=url)
-        report = ImageReport(status=ImageStatus.USED, url=url, digest=picture.digest)
-        return Prepared(tokens=tokens, picture=picture), report
-
-    async def _tokenize(self, text: str) -> tuple[Token, ...]:
-        tokenize = self._parts.tagger.tokenize
-        # A text of a megabyte takes seconds, which asyncio can't spare.
-        tokens = tokenize(text) if len(text) <= LONG_TEXT else await asyncio.to_thread(tokenize, text)
-        if len(tokens) > self._config.max_post_tokens:
-            raise BadMessage(
-                Reason.TOO_LARGE,
-                f"the post has {len(tokens)} tokens; the limit is {self._config.max_post_tokens} (max_post_tokens)",
-            )
-        return tokens
-
-    def _finish(self, message: Message, post: Post, tagged: Tagged | None, report: ImageReport) -> EntityEvent:
-        if tagged and self._config.include_attention and tagged.tagging.attention and report.digest:
-            report = report.model_copy(update={"attention": _rows(tagged.tagging.attention)})
-        return EntityEvent(
-            id=post.id,
-            source=post.source,
-            lang=post.lang,
-            created_at=post.created_at,
-            tagged_at=datetime.now(UTC),
-            text=post.shown.text if self._config.include_text else None,
-            raw_text=post.text if self._config.include_text and post.text != post.shown.text else None,
-            entities=_entities(post, tagged.tagging.spans if tagged else ()),
-            image=report,
-            checkpoint=CheckpointName(id=self._parts.tagger.checkpoint_id, variant=self._parts.tagger.variant),
-            position=PositionReport.of(message.position),
-        )
+        self._desk.remember(work)
+        return self._desk.event(work, arrival.message)
 
     def _forget_arrived(self) -> None:
         self._arrived.clear()
@@ -327,24 +273,3 @@ class Pipeline:
             metrics.dead_letters.labels(outcome.reason).inc()
         if self._on_outcome is not None:
             self._on_outcome(outcome)
-
-
-def _entities(post: Post, spans: Sequence[TaggedSpan]) -> tuple[Entity, ...]:
-    shown = post.shown
-    scissors = Scissors(shown.text)
-    raw = Scissors(post.text) if post.text != shown.text else None
-    return tuple(
-        scissors.cut(
-            type=span.type,
-            start=span.start,
-            end=span.end,
-            confidence=span.confidence,
-            raw=raw.raw(shown.delivered(span.start), shown.delivered(span.end)) if raw else None,
-        )
-        for span in spans
-    )
-
-
-def _rows(attention: tuple[float, ...]) -> tuple[tuple[float, ...], ...]:
-    side = REGIONS_PER_SIDE
-    return tuple(attention[row * side : (row + 1) * side] for row in range(side))

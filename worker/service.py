@@ -3,20 +3,18 @@
 import asyncio
 import signal
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-import torch
-
 from consumers.jsonl import JsonlSource
 from consumers.kafka import KafkaSource, KafkaSourceConfig
 from consumers.source import PostSource
-from model.errors import CheckpointError
-from model.inference import Tagger
-from worker.batch_runner import BatchLimits, BatchRunner
 from worker.batches import Batcher
-from worker.errors import CheckpointUnavailable, SettingsError, WorkerError
+from worker.checkpoint_settings import load_tagger, make_checkpoints
+from worker.desk import DeskConfig
+from worker.errors import SettingsError
 from worker.image_settings import image_source, make_cache, make_fetcher
 from worker.kafka_settings import connection_of
 from worker.kafka_sink import KafkaSink, KafkaSinkConfig
@@ -72,15 +70,18 @@ async def run_worker(
     if isinstance(files, Files):
         files.check()
     cache, fetcher = make_cache(settings, metrics), make_fetcher(settings.images, metrics)
-    tagger = await asyncio.to_thread(_load_tagger, settings)
-    metrics.checkpoint.labels(tagger.checkpoint_id, tagger.variant).set(1)
+    tagger = await asyncio.to_thread(load_tagger, settings)
+    batcher = Batcher(metrics)
     try:
-        async with image_source(settings, fetcher, cache, tagger) as images:
+        async with AsyncExitStack() as stack:
+            images = await stack.enter_async_context(image_source(settings, fetcher, cache, tagger))
+            checkpoints = make_checkpoints(settings, tagger, images, batcher, metrics)
+            stack.push_async_callback(checkpoints.close)
+            await checkpoints.look(at_start=True)
             parts = Parts(
                 source=_source(settings, files),
-                images=images,
-                tagger=tagger,
-                batcher=Batcher(BatchRunner(tagger, _batch_limits(settings), metrics), metrics),
+                checkpoints=checkpoints,
+                batcher=batcher,
                 sink=_sink(settings, files),
                 metrics=metrics,
             )
@@ -96,21 +97,6 @@ async def run_worker(
     finally:
         await cache.close()
     return metrics
-
-
-def _load_tagger(settings: Settings) -> Tagger:
-    # A core is left to asyncio and Kafka: torch's threads wait for the slowest of them, and one that has
-    # to share its core made small batches forty times slower.
-    torch.set_num_threads(settings.threads or max(1, torch.get_num_threads() - 1))
-    try:
-        return Tagger.load(settings.checkpoint, device=settings.device)
-    except (CheckpointError, OSError) as error:
-        raise CheckpointUnavailable(
-            f"the checkpoint {settings.checkpoint} can't be used: {error}; set NAMETAG_CHECKPOINT "
-            "to a file that `nametag train` made"
-        ) from error
-    except RuntimeError as error:
-        raise WorkerError(f"the device {settings.device} can't be used: {error}") from error
 
 
 def _source(settings: Settings, files: Files | Edges | None) -> PostSource:
@@ -152,22 +138,15 @@ def transactional_id(kafka: KafkaTable) -> str | None:
     return f"{kafka.group_id}/{quote(name, safe='')}" if name else None
 
 
-def _batch_limits(settings: Settings) -> BatchLimits:
-    batch = settings.batch
-    return BatchLimits(
-        max_posts=batch.max_posts,
-        max_padded_tokens=batch.max_padded_tokens,
-        max_images=batch.max_images,
-    )
-
-
 def _pipeline_config(settings: Settings) -> PipelineConfig:
     return PipelineConfig(
         max_post_bytes=settings.max_post_bytes,
-        max_post_tokens=settings.max_post_tokens,
-        image_choice=settings.images.choice,
-        include_text=settings.include_text,
-        include_attention=settings.include_attention,
+        desk=DeskConfig(
+            max_post_tokens=settings.max_post_tokens,
+            image_choice=settings.images.choice,
+            include_text=settings.include_text,
+            include_attention=settings.include_attention,
+        ),
         shutdown_seconds=settings.shutdown_seconds,
         flush_seconds=settings.flush_seconds,
         room=RoomLimits(max_posts=settings.max_in_flight_posts, max_bytes=settings.max_in_flight_bytes),

@@ -186,6 +186,34 @@ class BatchTable(Table):
     max_images: int = Field(16, gt=0, description="The most pictures in a batch whose features aren't cached.")
 
 
+class CheckpointsTable(Table):
+    """Where another checkpoint may be named while the worker runs, and what it has to stand before it is used."""
+
+    watch: Path | None = Field(
+        None, description="A file to look at: a checkpoint that is put there, or that it links to, takes over."
+    )
+    watch_key: str | None = Field(
+        None, min_length=1, description="A key of Redis that holds the path of the checkpoint to use."
+    )
+    poll_seconds: float = Field(5.0, gt=0, description="How many seconds between two looks.")
+    trial_seconds: float = Field(
+        300.0, gt=0, description="For how many seconds the checkpoint before is kept, to fall back on if errors rise."
+    )
+    shadow_share: float = Field(
+        0.0, ge=0, le=1, description="The share of the posts that a new checkpoint tags beside the old one, before it."
+    )
+    shadow_posts: int = Field(500, gt=0, description="How many posts are compared, where there is a shadow_share.")
+    least_agreement: float = Field(
+        0.5, ge=0, le=1, description="How many of the names must be the same (F1), for the new one to take over."
+    )
+
+    @model_validator(mode="after")
+    def _is_one_place(self) -> Self:
+        if self.watch is not None and self.watch_key is not None:
+            raise ValueError("is told by either watch or watch_key, not both")
+        return self
+
+
 class ServerTable(Table):
     """The worker's own HTTP server: /metrics, /healthz and /readyz."""
 
@@ -228,6 +256,9 @@ class Settings(BaseSettings):
     redis: RedisTable = Field(RedisTable(), description="The image cache.")
     images: ImagesTable = Field(ImagesTable(), description="How pictures are fetched.")
     batch: BatchTable = Field(BatchTable(), description="The limits of a batch on the device.")
+    checkpoints: CheckpointsTable = Field(
+        CheckpointsTable(), description="Where another checkpoint may be named while the worker runs."
+    )
     server: ServerTable = Field(ServerTable(), description="The worker's own HTTP server.")
 
     @classmethod

@@ -54,6 +54,7 @@ TROUBLE: dict[str, dict[str, str]] = {
     "NametagCacheAway": {f'nametag_cache_events_total{W},event="bypassed"}}': "0+10x60"},
     "NametagPicturesMissing": {f'nametag_images_total{W},status="not_found"}}': "0+2000x60"},
     "NametagDeviceShort": {f'nametag_batch_limit{W},of="images"}}': "16x30 8x30"},
+    "NametagCheckpointRefused": {f'nametag_checkpoint_changes_total{W},result="refused"}}': "0x45 1x15"},
     "NametagCheckpointsDiffer": {
         'nametag_checkpoint_info{job="nametag",instance="b:9464",id="2",variant="text"}': "1x60"
     },

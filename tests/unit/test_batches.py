@@ -113,12 +113,12 @@ def test_batches_fill_under_load_and_keep_the_limits() -> None:
 
     async def scenario() -> None:
         limits = BatchLimits(max_posts=8, max_padded_tokens=80)
-        batcher = Batcher(BatchRunner(tagger, limits, Metrics()), Metrics())
-        waiting = [asyncio.create_task(batcher.tag(prepared("word " * (1 + n % 10)))) for n in range(64)]
+        batcher, runner = Batcher(Metrics()), BatchRunner(tagger, limits, Metrics())
+        waiting = [asyncio.create_task(batcher.tag(prepared("word " * (1 + n % 10)), runner)) for n in range(64)]
         await asyncio.sleep(0)
-        runner = asyncio.create_task(batcher.run())
+        running = asyncio.create_task(batcher.run())
         await asyncio.gather(*waiting)
-        runner.cancel()
+        running.cancel()
         batcher.close()
 
     asyncio.run(scenario())
@@ -132,10 +132,10 @@ def test_one_long_post_goes_alone() -> None:
     tagger = BrittleTagger()
 
     async def scenario() -> None:
-        batcher = Batcher(BatchRunner(tagger, BatchLimits(max_padded_tokens=10), Metrics()), Metrics())
-        runner = asyncio.create_task(batcher.run())
-        await asyncio.wait_for(batcher.tag(prepared("word " * 50)), 5)
-        runner.cancel()
+        batcher, runner = Batcher(Metrics()), BatchRunner(tagger, BatchLimits(max_padded_tokens=10), Metrics())
+        running = asyncio.create_task(batcher.run())
+        await asyncio.wait_for(batcher.tag(prepared("word " * 50), runner), 5)
+        running.cancel()
         batcher.close()
 
     asyncio.run(scenario())
@@ -148,10 +148,10 @@ def test_a_batch_that_does_not_fit_makes_the_next_ones_smaller() -> None:
     runner = BatchRunner(device, BatchLimits(max_posts=64, max_padded_tokens=4096), Metrics())
 
     async def scenario() -> None:
-        batcher = Batcher(runner, Metrics())
+        batcher = Batcher(Metrics())
         running = asyncio.create_task(batcher.run())
         for _ in range(5):
-            await asyncio.gather(*(batcher.tag(prepared("five words are in here")) for _ in range(64)))
+            await asyncio.gather(*(batcher.tag(prepared("five words are in here"), runner) for _ in range(64)))
         running.cancel()
         batcher.close()
 
@@ -218,9 +218,9 @@ def test_every_post_leaves_once_in_batches_within_the_limits(lengths: list[int],
 
     async def scenario() -> None:
         limits = BatchLimits(max_posts=most, max_padded_tokens=tokens)
-        batcher = Batcher(BatchRunner(tagger, limits, Metrics()), Metrics())
+        batcher, runner = Batcher(Metrics()), BatchRunner(tagger, limits, Metrics())
         running = asyncio.create_task(batcher.run())
-        await asyncio.gather(*(batcher.tag(prepared("word " * length)) for length in lengths))
+        await asyncio.gather(*(batcher.tag(prepared("word " * length), runner) for length in lengths))
         running.cancel()
         batcher.close()
 

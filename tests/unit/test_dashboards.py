@@ -28,6 +28,7 @@ VALUES = {
     "outcome": {"event", "dead_letter", "tombstone", *map(str, Passed)},
     "kind": {"post", "padding"},
     "of": {"posts", "padded_tokens", "images"},
+    "result": {"swapped", "refused", "rolled_back"},
     "job": {"nametag"},
 }
 

@@ -1,0 +1,361 @@
+"""Another checkpoint takes over while posts go on: checked first, tried after, and given up where it breaks."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from consumers.posts import Post
+from consumers.source import Message, Partition, Position
+from model.errors import CheckpointError
+from model.inference import TaggedSpan, Tagging, TaggingInput
+from model.tokenizer import Token, tokenize
+from worker.batch_runner import BatchLimits, BatchRunner, Prepared
+from worker.batches import Batcher
+from worker.checkpoint_place import Named, WatchedFile
+from worker.checkpoints import MOST_FAILURES, Checkpoints, InUse, SwapConfig
+from worker.desk import Desk, DeskConfig
+from worker.errors import TaggerBroken, TaggingFailed
+from worker.images import FoundFeatures, FoundPixels
+from worker.metrics import Metrics
+from worker.shadow import SAMPLE, Agreement, Unfit, check_on_sample, is_comparable
+
+HERE = Position(Partition("posts", 0), 0)
+
+
+class Fake:
+    """A tagger that finds every `Anna`; what it breaks on, and finds instead, the test says."""
+
+    variant = "attention_gate"
+
+    def __init__(
+        self, name: str, *, finds: str = "Anna", breaks_on: str | None = None, uses_image: bool = False
+    ) -> None:
+        self.checkpoint_id = name
+        self.finds = finds
+        self.breaks_on = breaks_on
+        self.uses_image = uses_image
+        self.num_tagged = 0
+
+    def tokenize(self, text: str) -> tuple[Token, ...]:
+        return tuple(tokenize(text))
+
+    def look(self, pixels: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(len(pixels), 49, 8, dtype=torch.float16)
+
+    def tag(self, inputs: Sequence[TaggingInput]) -> list[Tagging]:
+        words = {token.text for post in inputs for token in post.tokens}
+        if self.breaks_on == "" or (self.breaks_on in words):
+            raise RuntimeError("a fault in the model")
+        self.num_tagged += len(inputs)
+        return [Tagging(spans=tuple(self._spans(post))) for post in inputs]
+
+    def _spans(self, post: TaggingInput) -> list[TaggedSpan]:
+        found = [token for token in post.tokens if token.text == self.finds]
+        return [TaggedSpan(type="PER", start=each.start, end=each.end, confidence=0.9) for each in found]
+
+
+class Place:
+    """Names what the test names."""
+
+    def __init__(self) -> None:
+        self.named: Named | None = None
+
+    async def look(self) -> Named | None:
+        return self.named
+
+    async def close(self) -> None:
+        pass
+
+    def name(self, checkpoint: str, version: int = 0) -> None:
+        self.named = Named(Path(checkpoint), (0, 0, version))
+
+
+class World:
+    """A desk whose checkpoints are changed under it, on a real batcher."""
+
+    def __init__(self, **config: Any) -> None:
+        self.files: dict[str, Fake | Exception] = {}
+        self.metrics, self.place, self.old = Metrics(), Place(), Fake("old")
+        self.batcher = Batcher(self.metrics)
+        self.checkpoints = Checkpoints(
+            self.in_use(self.old), self.batcher, self.metrics, place=self.place, build=self.build,
+            config=SwapConfig(**{"poll_seconds": 0.01, **config}),
+        )  # fmt: skip
+        self.desk = Desk(self.checkpoints, self.batcher, self.metrics, DeskConfig())
+
+    def in_use(self, tagger: Fake) -> InUse:
+        runner = BatchRunner(tagger, BatchLimits(), self.metrics)
+        return InUse(tagger=tagger, runner=runner, images=None)  # type: ignore[arg-type]  # no post has a picture
+
+    def build(self, path: Path) -> InUse:
+        found = self.files[path.name]
+        if isinstance(found, Exception):
+            raise found
+        return self.in_use(found)
+
+    async def offer(self, tagger: Fake | Exception, name: str = "new") -> None:
+        """Put a checkpoint into the watched place, and let it be looked at."""
+        self.files[name] = tagger
+        self.place.name(name, version=len(self.files))
+        await self.checkpoints.look()
+
+    async def tag(self, text: str = "Anna is here") -> tuple[str, list[str]]:
+        """Which checkpoint tagged a post, and the names that it found."""
+        message = Message(position=HERE, value=b"{}")
+        work = await self.desk.tag(Post(id="1", text=text), noted_as=None)
+        event = self.desk.event(work, message)
+        return event.checkpoint.id, [entity.text for entity in event.entities]
+
+    def count(self, result: str) -> float:
+        return self.metrics.registry.get_sample_value("nametag_checkpoint_changes_total", {"result": result}) or 0.0
+
+    def in_metrics(self) -> list[str]:
+        found = [each for family in self.metrics.registry.collect() for each in family.samples]
+        return [each.labels["id"] for each in found if each.name == "nametag_checkpoint_info"]
+
+
+def run(scenario: Callable[[World], Awaitable[None]], **config: Any) -> World:
+    async def whole() -> World:
+        async with asyncio.timeout(20):
+            world = World(**config)
+            running = asyncio.create_task(world.batcher.run())
+            try:
+                await scenario(world)
+            finally:
+                running.cancel()
+                world.batcher.close()
+            return world
+
+    return asyncio.run(whole())
+
+
+def test_a_new_checkpoint_takes_over_and_events_name_it() -> None:
+    """Posts that were under way end with the one before; those that come are the new one's."""
+
+    async def scenario(world: World) -> None:
+        before = asyncio.create_task(world.tag())
+        await asyncio.sleep(0)
+        await world.offer(Fake("new", finds="here"))
+        assert await before == ("old", ["Anna"])
+        assert await world.tag() == ("new", ["here"])
+        assert world.in_metrics() == ["new"]
+
+    assert run(scenario).count("swapped") == 1
+
+
+def test_posts_go_on_while_a_checkpoint_is_changed() -> None:
+    """Of 400 posts that come all along each is tagged, once, by the one or the other; never back to the old one."""
+
+    async def scenario(world: World) -> None:
+        async def come() -> list[str]:
+            found = []
+            for _ in range(400):
+                found.append((await world.tag())[0])
+                await asyncio.sleep(0)
+            return found
+
+        coming = asyncio.create_task(come())
+        while world.old.num_tagged < 50:  # noqa: ASYNC110  # it tells nobody
+            await asyncio.sleep(0)
+        new = Fake("new")
+        await world.offer(new)
+        ids = await coming
+        assert len(ids) == 400
+        assert ids == sorted(ids, reverse=True)
+        assert set(ids) == {"old", "new"}
+        assert world.old.num_tagged == ids.count("old")
+        assert new.num_tagged == ids.count("new") + len(SAMPLE)
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [CheckpointError("cut short"), MemoryError("no room"), OSError("gone"), RuntimeError("no device"),
+     Fake("new", breaks_on="lol"), Fake("new", breaks_on="")],
+)  # fmt: skip
+def test_an_unfit_checkpoint_is_refused(bad: Fake | Exception, caplog: pytest.LogCaptureFixture) -> None:
+    """What can't be loaded, or breaks on the sample, changes nothing, and is told once with its reason."""
+
+    async def scenario(world: World) -> None:
+        await world.offer(bad)
+        await world.checkpoints.look()
+        assert await world.tag() == ("old", ["Anna"])
+
+    world = run(scenario)
+    assert (world.count("refused"), world.count("swapped")) == (1, 0)
+    (told,) = [record for record in caplog.records if record.message == "checkpoint_refused"]
+    assert told.kept == "old"  # type: ignore[attr-defined]
+
+
+def test_the_same_checkpoint_again_is_no_change() -> None:
+    """A copy of the file in use is not loaded over itself."""
+
+    async def scenario(world: World) -> None:
+        await world.offer(Fake("old"))
+        assert world.checkpoints.instead_of(world.checkpoints.current) is None
+
+    world = run(scenario)
+    assert (world.count("swapped"), world.count("refused")) == (0, 0)
+
+
+def test_errors_of_a_new_checkpoint_bring_the_old_one_back() -> None:
+    """The posts that it breaks on are the old one's, and none becomes a dead letter."""
+
+    async def scenario(world: World) -> None:
+        await world.offer(Fake("new", breaks_on="tricky"))
+        for _ in range(MOST_FAILURES):
+            assert (await world.tag("fine"))[0] == "new"
+            assert await world.tag("tricky Anna") == ("old", ["Anna"])
+        assert (await world.tag("fine"))[0] == "old"
+        assert world.in_metrics() == ["old"]
+
+    assert run(scenario).count("rolled_back") == 1
+
+
+def test_a_new_checkpoint_that_breaks_on_everything_is_gone_at_once() -> None:
+    """A whole load of posts under way goes through all the same, and the worker doesn't stop."""
+
+    async def scenario(world: World) -> None:
+        new = Fake("new")
+        await world.offer(new)
+        new.breaks_on = ""
+        found = await asyncio.gather(*(world.tag() for _ in range(50)))
+        assert found == [("old", ["Anna"])] * 50
+
+    assert run(scenario).count("rolled_back") == 1
+
+
+def test_a_post_that_breaks_both_is_its_own_fault() -> None:
+    """It fails as it would have, and the new checkpoint stays."""
+
+    async def scenario(world: World) -> None:
+        world.old.breaks_on = "tricky"
+        await world.offer(Fake("new", breaks_on="tricky"))
+        for _ in range(2 * MOST_FAILURES):
+            with pytest.raises(TaggingFailed):
+                await world.tag("tricky")
+        assert (await world.tag())[0] == "new"
+
+    assert run(scenario).count("rolled_back") == 0
+
+
+def test_after_its_trial_a_checkpoint_stands_alone() -> None:
+    """The one before is let go of, so that its memory is free; a broken tagger then stops the worker as ever."""
+
+    async def scenario(world: World) -> None:
+        new = Fake("new")
+        await world.offer(new)
+        await asyncio.sleep(0.06)
+        await world.checkpoints.look()
+        new.breaks_on = ""
+        with pytest.raises(TaggerBroken):
+            await world.tag()
+
+    run(scenario, trial_seconds=0.05)
+
+
+@pytest.mark.parametrize(("finds", "by"), [("Anna", "new"), ("here", "old")])
+def test_in_the_shadow_it_has_to_find_the_same_names(finds: str, by: str) -> None:
+    """Until enough posts were compared the old one tags; then the new one takes over, or is refused."""
+
+    async def scenario(world: World) -> None:
+        offering = asyncio.create_task(world.offer(Fake("new", finds=finds)))
+        num_before = 0
+        while not offering.done():
+            assert (await world.tag())[0] == "old" or offering.done()
+            num_before += 1
+        assert num_before >= 20
+        assert (await world.tag())[0] == by
+
+    world = run(scenario, shadow_share=1.0, shadow_posts=20, least_agreement=0.8)
+    assert world.count("swapped" if by == "new" else "refused") == 1
+
+
+def test_a_candidate_that_breaks_in_the_shadow_costs_no_post() -> None:
+    """It is refused for it, and the posts are tagged by the one in use."""
+
+    async def scenario(world: World) -> None:
+        offering = asyncio.create_task(world.offer(Fake("new", breaks_on="tricky")))
+        while not offering.done():
+            assert await world.tag("tricky Anna") == ("old", ["Anna"])
+
+    assert run(scenario, shadow_share=1.0, shadow_posts=20).count("refused") == 1
+
+
+def test_another_name_overtakes_a_shadow() -> None:
+    """A candidate that sees no posts doesn't hold up the next one."""
+
+    async def scenario(world: World) -> None:
+        waiting = asyncio.create_task(world.offer(Fake("new")))
+        await asyncio.sleep(0.05)
+        world.files["newer"] = Fake("newer")
+        world.place.name("newer", version=9)
+        await waiting
+        assert (await world.tag())[0] == "old"
+        shadowing = asyncio.create_task(world.checkpoints.look())
+        while not shadowing.done():
+            await world.tag()
+        assert (await world.tag())[0] == "newer"
+
+    run(scenario, shadow_share=1.0, shadow_posts=5)
+
+
+def test_agreement_is_the_f1_of_one_against_the_other() -> None:
+    """Half of two names alike is a half; no names at all is the same."""
+
+    def span(start: int, kind: str = "PER") -> TaggedSpan:
+        return TaggedSpan(type=kind, start=start, end=start + 1, confidence=0.5)
+
+    agreement = Agreement()
+    agreement.add([], [])
+    assert agreement.ratio == 1.0
+    agreement.add([span(0), span(2)], [span(0), span(2, "LOC")])
+    assert agreement.ratio == 0.5
+    assert agreement.num_posts == 2
+
+
+def test_features_of_another_tower_are_not_compared() -> None:
+    """A candidate with its own tower looks at pixels itself, and can't use what the other saw."""
+    features = Prepared(tokens=(), picture=FoundFeatures(digest="d", features=np.zeros((49, 8), np.float16)))
+    pixels = Prepared(tokens=(), picture=FoundPixels(digest="d", pixels=np.zeros((3, 224, 224), np.uint8)))
+    seeing = Fake("new", uses_image=True)
+    assert not is_comparable(seeing, features, same_tower=False)
+    assert is_comparable(seeing, features, same_tower=True)
+    assert is_comparable(seeing, pixels, same_tower=False)
+    assert is_comparable(Fake("blind"), features, same_tower=False)
+
+
+def test_names_outside_of_the_text_are_unfit() -> None:
+    """A checkpoint whose offsets lie is found on the sample, before any event has them."""
+    liar = Fake("new")
+    liar.tag = lambda inputs: [  # type: ignore[method-assign]
+        Tagging(spans=(TaggedSpan(type="PER", start=0, end=10**6, confidence=0.5),)) for _ in inputs
+    ]
+    with pytest.raises(Unfit, match="outside of the text"):
+        check_on_sample(liar)
+
+
+def test_a_watched_file_is_another_when_it_is_replaced(tmp_path: Path) -> None:
+    """By another file, by a link to another, or by what is written to it; a missing one names nothing."""
+
+    async def look() -> Named | None:
+        return await WatchedFile(tmp_path / "current").look()
+
+    assert asyncio.run(look()) is None
+    for number in range(2):
+        (tmp_path / f"{number}").write_bytes(b"a checkpoint")
+    (tmp_path / "current").symlink_to(tmp_path / "0")
+    first = asyncio.run(look())
+    assert asyncio.run(look()) == first
+    (tmp_path / "next").symlink_to(tmp_path / "1")
+    (tmp_path / "next").replace(tmp_path / "current")
+    second = asyncio.run(look())
+    assert second not in (None, first)
+    (tmp_path / "1").write_bytes(b"a longer checkpoint")
+    assert asyncio.run(look()) not in (None, second)

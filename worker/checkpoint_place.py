@@ -1,0 +1,83 @@
+"""Where it is told which checkpoint to use: a file that is replaced, or a key of Redis that names a file."""
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from redis.asyncio import Redis
+from redis.asyncio.cluster import RedisCluster
+from redis.exceptions import RedisError
+
+log = logging.getLogger("nametag.checkpoints")
+
+MAX_PATH_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A checkpoint's file, as it was when it was named: replaced or written to, it is another."""
+
+    path: Path
+    state: tuple[int, int, int]
+
+
+class CheckpointPlace(Protocol):
+    """Tells which checkpoint to use."""
+
+    async def look(self) -> Named | None:
+        """What is named now; None where nothing is, or nobody can say."""
+
+    async def close(self) -> None:
+        """Let go of connections."""
+
+
+class WatchedFile:
+    """The file itself, or what it links to. Where it isn't there, nothing is named."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    async def look(self) -> Named | None:
+        """The file as it is now."""
+        return await asyncio.to_thread(_named, self._path)
+
+    async def close(self) -> None:
+        """Nothing to let go of."""
+
+
+class WatchedKey:
+    """A key of Redis, whose value is the path of a file on this machine. Redis away: nothing changes."""
+
+    def __init__(self, client: Redis | RedisCluster, key: str, *, timeout_seconds: float) -> None:
+        self._client = client
+        self._key = key
+        self._timeout_seconds = timeout_seconds
+        self._is_away = False
+
+    async def look(self) -> Named | None:
+        """The file that the key names now."""
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                value = await self._client.get(self._key)
+        except (RedisError, OSError, TimeoutError) as error:
+            if not self._is_away:
+                log.warning("checkpoint_key_away", extra={"key": self._key, "error": type(error).__name__})
+            self._is_away = True
+            return None
+        self._is_away = False
+        text = (value if isinstance(value, bytes) else b"")[:MAX_PATH_BYTES].decode("utf-8", "replace").strip()
+        return await asyncio.to_thread(_named, Path(text)) if text and "\0" not in text else None
+
+    async def close(self) -> None:
+        """Disconnect."""
+        await self._client.aclose()
+
+
+def _named(path: Path) -> Named | None:
+    try:
+        found = path.stat()
+    except (OSError, ValueError):
+        return None
+    return Named(path, (found.st_ino, found.st_size, found.st_mtime_ns))

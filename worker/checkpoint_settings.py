@@ -1,0 +1,92 @@
+"""The checkpoint in use, and where another may be named, as the settings say."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from model.errors import CheckpointError
+from model.inference import Tagger
+from worker.batch_runner import BatchLimits, BatchRunner
+from worker.batches import Batcher
+from worker.checkpoint_place import CheckpointPlace, WatchedFile, WatchedKey
+from worker.checkpoints import Checkpoints, InUse, SwapConfig
+from worker.errors import CheckpointUnavailable, SettingsError, WorkerError
+from worker.image_settings import redis_client_of
+from worker.images import ImageSource
+from worker.metrics import Metrics
+from worker.settings import Settings
+
+
+def load_tagger(settings: Settings, path: Path | None = None) -> Tagger:
+    """The tagger in `path` (default: the configured one). Raises `CheckpointUnavailable`, or `WorkerError`."""
+    # A core is left to asyncio and Kafka: torch's threads wait for the slowest of them, and one that has
+    # to share its core made small batches forty times slower.
+    torch.set_num_threads(settings.threads or max(1, torch.get_num_threads() - 1))
+    try:
+        return Tagger.load(path or settings.checkpoint, device=settings.device)
+    except (CheckpointError, OSError) as error:
+        raise CheckpointUnavailable(
+            f"the checkpoint {path or settings.checkpoint} can't be used: {error}; set NAMETAG_CHECKPOINT "
+            "to a file that `nametag train` made"
+        ) from error
+    except RuntimeError as error:
+        raise WorkerError(f"the device {settings.device} can't be used: {error}") from error
+
+
+def make_checkpoints(
+    settings: Settings, tagger: Tagger, images: ImageSource, batcher: Batcher, metrics: Metrics
+) -> Checkpoints:
+    """`tagger` in use, and others where one is named. Raises `SettingsError`."""
+    place = _place(settings)
+    table = settings.checkpoints
+    config = SwapConfig(
+        poll_seconds=table.poll_seconds,
+        trial_seconds=table.trial_seconds,
+        shadow_share=table.shadow_share,
+        shadow_posts=table.shadow_posts,
+        least_agreement=table.least_agreement,
+    )
+    in_use = _user(settings, images, metrics)
+    return Checkpoints(
+        in_use(tagger),
+        batcher,
+        metrics,
+        place=place,
+        build=lambda path: in_use(_load(settings, path)),
+        config=config,
+    )
+
+
+def _load(settings: Settings, path: Path) -> Tagger:
+    # Its own errors, without the advice that is for the configured one.
+    return Tagger.load(path, device=settings.device)
+
+
+def _user(settings: Settings, images: ImageSource, metrics: Metrics) -> Callable[[Tagger], InUse]:
+    batch = settings.batch
+    limits = BatchLimits(
+        max_posts=batch.max_posts, max_padded_tokens=batch.max_padded_tokens, max_images=batch.max_images
+    )
+
+    def in_use(tagger: Tagger) -> InUse:
+        return InUse(
+            tagger=tagger,
+            runner=BatchRunner(tagger, limits, metrics),
+            images=images.for_tower(tagger.tower_digest, tagger.feature_shape),
+            tower_digest=tagger.tower_digest,
+        )
+
+    return in_use
+
+
+def _place(settings: Settings) -> CheckpointPlace | None:
+    table = settings.checkpoints
+    if table.watch is not None:
+        return WatchedFile(table.watch)
+    if table.watch_key is None:
+        return None
+    client = redis_client_of(settings.redis)
+    if client is None:
+        raise SettingsError("the settings are wrong: checkpoints.watch_key is a key of Redis, and redis.url isn't set")
+    return WatchedKey(client, table.watch_key, timeout_seconds=settings.redis.timeout_seconds)
