@@ -41,6 +41,8 @@ STANDARD_INPUT = "-"
 
 TOO_DEEP = f"lies in {MAX_DEPTH} archives, one in the other; nothing further in is read"
 NO_ARCHIVE = "is damaged: it is named like an archive, and is none"
+MISNAMED = "is an archive that isn't named like one; give it a name such as NAME.tar.gz"
+"""What is in it can't be known before it is read, and a replay that is resumed passes over it by its name."""
 
 _UNDATED = datetime.max
 
@@ -98,10 +100,6 @@ class Member:
         return Member(archive=self.archive, name=name, trail=(*self.trail, *trail_of(found.name)), place=found.place)
 
 
-class NotPlain(Exception):
-    """Raised for a member that is an archive, though its name isn't one's, where archives are not to be expanded."""
-
-
 @dataclass(slots=True)
 class MemberBooks:
     """What became of the members: how many were read, how many left alone by reason, and what broke."""
@@ -128,12 +126,10 @@ class MemberBooks:
 class Archives:
     """The members of `paths`: files, folders, `-` for standard input.
 
-    Of members of the same minute the largest is read, and of equal ones the first. Unless it `expands`, an entry that
-    turns out to be an archive raises `NotPlain`.
+    Of members of the same minute the largest is read, and of equal ones the first.
     """
 
-    def __init__(self, paths: Sequence[str | Path], *, expands: bool = True) -> None:
-        self._expands = expands
+    def __init__(self, paths: Sequence[str | Path]) -> None:
         self._paths = [str(path) for path in paths]
         self._zips = ZipReader()
         self._minutes: set[datetime] = set()
@@ -180,6 +176,8 @@ class Archives:
         seen: set[Path] = set()
         for name in self._paths:
             if name == STANDARD_INPUT:
+                if sys.stdin is None:  # closed by whoever started us
+                    raise SourceUnavailable("standard input is closed; name archives or folders of them")
                 yield Member(archive=name)
                 continue
             for path in self._files(Path(name)):
@@ -198,7 +196,11 @@ class Archives:
 
     def _files(self, path: Path) -> Iterator[Path]:
         """The file `path`, or those in the folder; what a folder's links lead to is none of its files."""
-        if not path.exists():
+        try:
+            is_there = path.exists()
+        except OSError as error:
+            raise SourceUnavailable(f"{path} can't be looked for ({error.strerror}); name another") from error
+        if not is_there:
             raise SourceUnavailable(f"{path} isn't there; name archives, folders of them, or - for standard input")
         if not path.is_dir():
             yield path
@@ -249,9 +251,9 @@ class Archives:
         head = stream.peek(HEAD_BYTES)
         if head.startswith(ZIP_MAGICS):
             self.books.warn(member, "is a zip that can't be read from front to back; unpack what it lies in")
+        elif is_tar(head) and depth == 0 and member.is_read_alone:
+            self.books.warn(member, MISNAMED)
         elif is_tar(head):
-            if not self._expands:
-                raise NotPlain
             yield from self._expand_tar(member, stream, depth)
         elif member.is_named_archive:
             self.books.warn(member, NO_ARCHIVE)

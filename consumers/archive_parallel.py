@@ -18,7 +18,7 @@ from threading import Thread
 from typing import Any, NamedTuple
 
 from consumers.archive_choice import PostChoice
-from consumers.archive_members import Archives, Member, MemberBooks, NotPlain
+from consumers.archive_members import Archives, Member, MemberBooks
 from consumers.archive_posts import ArchivePost, ArchivePosts, Books
 from consumers.errors import SourceUnavailable
 
@@ -47,7 +47,6 @@ class Batch(NamedTuple):
     books: Books
     members: MemberBooks | None = None
     """Of the last batch of a member."""
-    is_plain: bool = True
     """False where the member is an archive after all, which the parent has to read."""
 
     def posts(self, member: Member) -> list[ArchivePost]:
@@ -98,9 +97,6 @@ class ParallelPosts:
             return
         while True:
             batch = self._receive(connection)
-            if not batch.is_plain:
-                yield from ([post] for post in self._posts.of(entry))
-                return
             self._posts.books.add(batch.books)
             if batch.members:
                 self._archives.books.add(batch.members)
@@ -153,7 +149,7 @@ def _work(connection: Connection, entries: Sequence[Member], config: ParallelCon
     outbox: Queue[bytes | None] = Queue(MAX_BATCHES)
     sender = Thread(target=_send, args=(connection, outbox), daemon=True)
     sender.start()
-    with closing(Archives([], expands=False)) as archives:
+    with closing(Archives([])) as archives:
         posts = ArchivePosts(archives, config.choice, max_post_bytes=config.max_post_bytes)
         for entry in entries:
             for batch in _batches(archives, posts, entry, hands_on=config.hands_on):
@@ -174,19 +170,15 @@ def _batches(archives: Archives, posts: ArchivePosts, entry: Member, *, hands_on
     archives.books, posts.books = MemberBooks(), Books()
     held: list[ArchivePost] = []
     num_bytes = 0
-    try:
-        for post in posts.of(entry):
-            if not hands_on:
-                continue
-            held.append(post)
-            num_bytes += len(post.value)
-            if len(held) == BATCH_POSTS or num_bytes > BATCH_BYTES:
-                yield _batch(held, posts.books)
-                held, num_bytes, posts.books = [], 0, Books()
-    except NotPlain:
-        yield Batch([], [], [], b"", Books(), is_plain=False)
-    else:
-        yield _batch(held, posts.books, archives.books)
+    for post in posts.of(entry):
+        if not hands_on:
+            continue
+        held.append(post)
+        num_bytes += len(post.value)
+        if len(held) == BATCH_POSTS or num_bytes > BATCH_BYTES:
+            yield _batch(held, posts.books)
+            held, num_bytes, posts.books = [], 0, Books()
+    yield _batch(held, posts.books, archives.books)
 
 
 def _batch(held: list[ArchivePost], books: Books, members: MemberBooks | None = None) -> Batch:

@@ -20,7 +20,7 @@ from consumers.archive_lines import lines
 from consumers.archive_members import Archives, Member
 from consumers.archive_streams import MemberBroken, Stream
 from consumers.deletes import Delete, delete_of
-from consumers.errors import BadMessage, SourceUnavailable
+from consumers.errors import BadMessage, Reason, SourceUnavailable
 from consumers.posts import Post, read_object
 from consumers.tweets import control_kind
 
@@ -188,7 +188,12 @@ class ArchivePosts:
         if why := self._chooser.why_not(post, body):
             books.filtered[why] += 1
             return None
-        return post, line if original is None else wire.dumps(original)
+        if original is None:
+            return post, line
+        try:
+            return post, wire.dumps(original)
+        except ValueError as error:
+            raise BadMessage(Reason.NOT_A_POST, f"the original of the retweet is {error}") from error
 
     def _enter(self, post: Post, value: bytes) -> None:
         books = self.books

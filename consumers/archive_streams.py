@@ -14,6 +14,9 @@ MAX_SWELLING = 250
 """Bytes that a compressed byte may become, beyond the first `FREE_BYTES`; a minute of tweets has about 10."""
 FREE_BYTES = 64 * 1024 * 1024
 
+PIECE_BYTES = 16 * 1024
+"""What is decompressed in one call, and so the most that damage takes along of what stands before it."""
+
 HEAD_BYTES = 512
 """So many first bytes tell what a stream is: a tar's first header has that length."""
 
@@ -146,9 +149,28 @@ class _Unpacker:
         self._packed, self._name, self._magic, self._make = packed, name, magic, make
         self._inflater = make()
         self._num_in = self._num_out = 0
+        self._broken: MemberBroken | None = None
 
     def read(self, num_bytes: int) -> bytes:
         """The next bytes, at most so many. Raises `MemberBroken` when those before are given out."""
+        # In pieces: with a call that fails is lost what it had decompressed.
+        pieces: list[bytes] = []
+        num_left = num_bytes
+        while num_left > 0 and self._broken is None:
+            try:
+                piece = self._read_piece(min(num_left, PIECE_BYTES))
+            except MemberBroken as error:
+                self._broken = error
+                break
+            if not piece:
+                break
+            pieces.append(piece)
+            num_left -= len(piece)
+        if not pieces and self._broken is not None:
+            raise self._broken
+        return b"".join(pieces)
+
+    def _read_piece(self, num_bytes: int) -> bytes:
         fresh = b""
         while True:
             if self._inflater.eof and not (fresh := self._next_stream()):

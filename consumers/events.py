@@ -1,13 +1,14 @@
 """A tagged post, as it goes out on the entities topic."""
 
 from bisect import bisect_left
+from datetime import UTC, datetime
 from typing import Annotated, Literal, Self
 
-from pydantic import AwareDatetime, ConfigDict, Field
+from pydantic import AwareDatetime, ConfigDict, Field, field_validator
 
 from consumers import wire
 from consumers.image_status import ImageStatus
-from consumers.wire import SCHEMA_VERSION, PositionReport, WireModel, require_defaults
+from consumers.wire import MAX_OFFSET, SCHEMA_VERSION, PositionReport, WireModel, require_defaults
 
 REGIONS_PER_SIDE = 7
 
@@ -19,10 +20,10 @@ AttentionGrid = Annotated[tuple[AttentionRow, ...], _Side]
 class RawOffsets(WireModel):
     """Where a mention stands in the text as it was delivered."""
 
-    start: int = Field(ge=0, description="First code point of the mention in `raw_text`.")
-    end: int = Field(ge=0, description="One past its last code point.")
-    start_utf16: int = Field(ge=0, description="`start` in UTF-16 units.")
-    end_utf16: int = Field(ge=0, description="`end` in UTF-16 units.")
+    start: int = Field(ge=0, le=MAX_OFFSET, description="First code point of the mention in `raw_text`.")
+    end: int = Field(ge=0, le=MAX_OFFSET, description="One past its last code point.")
+    start_utf16: int = Field(ge=0, le=MAX_OFFSET, description="`start` in UTF-16 units.")
+    end_utf16: int = Field(ge=0, le=MAX_OFFSET, description="`end` in UTF-16 units.")
 
 
 class Entity(WireModel):
@@ -31,10 +32,12 @@ class Entity(WireModel):
     type: str = Field(description="PER, LOC, ORG or MISC, or another label of the checkpoint.")
     text: str = Field(description="The words of the mention: text[start:end] of the post.")
     confidence: float = Field(ge=0, le=1, description="Probability of exactly this span and type.")
-    start: int = Field(ge=0, description="First code point of the mention in the text as its readers see it.")
-    end: int = Field(ge=0, description="One past its last code point.")
-    start_utf16: int = Field(ge=0, description="`start` in UTF-16 units, as JavaScript and Java count.")
-    end_utf16: int = Field(ge=0, description="`end` in UTF-16 units.")
+    start: int = Field(
+        ge=0, le=MAX_OFFSET, description="First code point of the mention in the text as its readers see it."
+    )
+    end: int = Field(ge=0, le=MAX_OFFSET, description="One past its last code point.")
+    start_utf16: int = Field(ge=0, le=MAX_OFFSET, description="`start` in UTF-16 units, as JavaScript and Java count.")
+    end_utf16: int = Field(ge=0, le=MAX_OFFSET, description="`end` in UTF-16 units.")
     raw: RawOffsets | None = Field(
         None, description="The same in the text as it was delivered, in posts where that is another one."
     )
@@ -109,6 +112,16 @@ class EntityEvent(WireModel):
     image: ImageReport
     checkpoint: CheckpointName
     position: PositionReport = Field(description="Where the post stood on its topic.")
+
+    @field_validator("created_at", "tagged_at")
+    @classmethod
+    def _is_in_utc(cls, value: datetime | None) -> datetime | None:
+        if value is not None:
+            try:
+                value.astimezone(UTC)
+            except OverflowError as error:
+                raise ValueError("it is in no year of UTC") from error
+        return value
 
     def to_json(self) -> bytes:
         """One line of JSON, as in `schemas/entity_event.schema.json`."""

@@ -97,10 +97,13 @@ class Post(WireModel):
                 moment = datetime.fromisoformat(value)
                 value = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
         try:
-            return read(value)
-        except ValueError:
+            moment = read(value)
+            # Whoever reads the event wants it in UTC, where the first and the last hours have no year.
+            moment.astimezone(UTC)
+        except (ValueError, OverflowError, AttributeError):
             # A post without its date is still a post.
             return None
+        return moment
 
     @cached_property
     def shown(self) -> ShownText:
@@ -192,7 +195,7 @@ def post_of(body: dict[str, Any]) -> Post:
     is_tweet = tweets.is_tweet(body)
     try:
         fields = tweets.post_fields(body) if is_tweet else body
-    except (TypeError, ValueError, OverflowError, AttributeError) as error:
+    except (TypeError, ValueError, OverflowError, AttributeError, RecursionError) as error:
         # A tweet's fields may be of any type; one that nobody thought of must not stop the partition.
         raise BadMessage(Reason.NOT_A_POST, "it looks like a tweet, but its fields are not a tweet's") from error
     if fields.get("text") is None:

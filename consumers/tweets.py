@@ -95,11 +95,7 @@ def post_fields(tweet: dict[str, Any]) -> dict[str, Any]:
     escapes back for the tagger, and takes the part of it that is shown. Photos of a retweet may stand only in
     the original, and so may the end of its text.
     """
-    whole = _nested(tweet, "extended_tweet") or tweet
-    text = whole.get("full_text") or whole.get("text") or tweet.get("text")
-    # Of a text that was cut short and has no long one, the part that is shown ends amid what was cut.
-    is_cut = whole is tweet and tweet.get("truncated") is True
-    shown = None if is_cut or not isinstance(text, str) else _range(whole.get("display_text_range"), text)
+    text, shown = _own_text(tweet)
     if isinstance(text, str) and text.endswith("…") and (uncut := _uncut(tweet, text)):
         text, shown = uncut
     fields: dict[str, Any] = {
@@ -115,6 +111,16 @@ def post_fields(tweet: dict[str, Any]) -> dict[str, Any]:
     return fields
 
 
+def _own_text(tweet: dict[str, Any]) -> tuple[object, tuple[int, int] | None]:
+    """The text that the tweet itself holds, the long one where there is one, and the part that is shown."""
+    whole = _nested(tweet, "extended_tweet") or tweet
+    text = whole.get("full_text") or whole.get("text") or tweet.get("text")
+    # Of a text that was cut short and has no long one, the part that is shown ends amid what was cut.
+    is_cut = whole is tweet and tweet.get("truncated") is True
+    shown = None if is_cut or not isinstance(text, str) else _range(whole.get("display_text_range"), text)
+    return text, shown
+
+
 def _uncut(retweet: dict[str, Any], text: str) -> tuple[str, tuple[int, int] | None] | None:
     """The text of a retweet that Twitter cut short, in full, and the part that is shown; None where it has none.
 
@@ -124,11 +130,11 @@ def _uncut(retweet: dict[str, Any], text: str) -> tuple[str, tuple[int, int] | N
     begin, colon, _ = text.partition(": ")
     if original is None or not colon or not begin.startswith("RT @"):
         return None
-    fields = post_fields(original)
-    if not isinstance(whole := fields.get("text"), str):
+    # Only one step: Twitter's retweets are of originals, and a stranger's may be of each other without end.
+    whole, shown = _own_text(original)
+    if not isinstance(whole, str):
         return None
     prefix = begin + colon
-    shown = fields["shown_range"]
     return prefix + whole, shown and (0, len(prefix) + shown[1])
 
 

@@ -15,7 +15,14 @@ from consumers.source import Position
 
 SCHEMA_VERSION: Literal[1] = 1
 
+SAFE_DEPTH = 250
+"""So deeply nested, JSON can be written by whichever of the two."""
+
 _Written = TypeVar("_Written", bound="WireModel")
+
+
+MAX_OFFSET = 2**63 - 1
+"""Kafka's offsets have 64 bits, and so have the columns that others keep numbers in."""
 
 
 class WireModel(BaseModel):
@@ -28,8 +35,8 @@ class PositionReport(WireModel):
     """Where a message stood on its topic."""
 
     topic: str
-    partition: int = Field(ge=0)
-    offset: int = Field(ge=0)
+    partition: int = Field(ge=0, le=MAX_OFFSET)
+    offset: int = Field(ge=0, le=MAX_OFFSET)
 
     @classmethod
     def of(cls, position: Position) -> Self:
@@ -60,11 +67,25 @@ def loads(data: bytes) -> Any:
 
 
 def dumps(value: Any) -> bytes:
-    """Write `value` as one line of JSON; lone surrogates are escaped, so that the bytes are UTF-8."""
+    """Write `value` as one line of JSON; lone surrogates are escaped, so that the bytes are UTF-8.
+
+    Raises a ValueError where it is nested more deeply than can be written.
+    """
     try:
         return orjson.dumps(value)
     except (TypeError, UnicodeEncodeError):
-        return json.dumps(value, default=_write, separators=(",", ":")).encode("ascii")
+        try:
+            return json.dumps(value, default=_write, separators=(",", ":")).encode("ascii")
+        except RecursionError as error:
+            raise ValueError("nested too deeply") from error
+
+
+def _can_be_written(value: object) -> bool:
+    try:
+        dumps(value)
+    except ValueError:
+        return False
+    return True
 
 
 def read(model: type[_Written], data: bytes) -> _Written:
@@ -78,6 +99,9 @@ def read(model: type[_Written], data: bytes) -> _Written:
         raise BadEvent("it is no JSON") from None
     if not isinstance(body, dict):
         raise BadEvent("it is no JSON object")
+    # What can be read can be nested more deeply than what can be written again, as those who pass it on do.
+    if data.count(b"[") + data.count(b"{") > SAFE_DEPTH and not _can_be_written(body):
+        raise BadEvent("it is nested too deeply")
     version = body.get("schema_version")
     if isinstance(version, int) and version > SCHEMA_VERSION:
         raise NewerSchema(f"schema version {version}", SCHEMA_VERSION)

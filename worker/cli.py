@@ -62,13 +62,15 @@ def run() -> NoReturn:
 
 def _fail(error: BaseException) -> int:
     from consumers.errors import ConsumersError
+    from model.captions import harmless
     from model.errors import ModelError
     from worker.errors import WorkerError
 
     # Our own errors are sentences that say what to do; of anything else the place is needed too.
     if not isinstance(error, ConsumersError | ModelError | WorkerError):
         logging.getLogger("nametag").error("unexpected", exc_info=error)
-    print(f"nametag: {error}", file=sys.stderr)
+    # It may quote what strangers named, such as the members of an archive.
+    print(f"nametag: {harmless(str(error))}", file=sys.stderr)
     return EXIT_FAILED
 
 

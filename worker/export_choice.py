@@ -12,8 +12,12 @@ from consumers.deletes import Tombstone
 from consumers.event_records import EventOrTombstone
 from consumers.events import EntityEvent
 from consumers.source import Message
+from model.errors import OutputError
 
 ROWS_AT_ONCE = 1000
+
+_KEYS = {"events": "(id)", "tombstones": "(id, number)"}
+"""Of tombstones the last on each partition: one may stand behind an event that the other comes before."""
 
 
 class By(StrEnum):
@@ -53,7 +57,7 @@ def _milliseconds(moment: datetime | None) -> int | None:
 
 
 class LastWords:
-    """The last event of each post, and its last tombstone, in a temporary file: memory doesn't grow with the topic.
+    """The last event of each post, and its last tombstones, in a temporary file: memory doesn't grow with the topic.
 
     Of two records on one partition the one with the higher offset is later; on two, as after partitions were added,
     the one with the later timestamp.
@@ -62,8 +66,9 @@ class LastWords:
     def __init__(self, database: sqlite3.Connection) -> None:
         self._database = database
         self._waiting: dict[str, list[tuple[bytes, int, int, int]]] = {"events": [], "tombstones": []}
-        for table in self._waiting:
-            database.execute(f"CREATE TABLE {table} (id BLOB PRIMARY KEY, number INT, place INT, at INT) WITHOUT ROWID")
+        for table, key in _KEYS.items():
+            columns = f"id BLOB, number INT, place INT, at INT, PRIMARY KEY {key}"
+            database.execute(f"CREATE TABLE {table} ({columns}) WITHOUT ROWID")
 
     @classmethod
     @contextmanager
@@ -72,7 +77,13 @@ class LastWords:
         # SQLite's own temporary database: in memory at first, and removed by itself, after a kill too.
         with closing(sqlite3.connect("", isolation_level=None)) as database:
             database.execute("PRAGMA journal_mode = OFF")
-            yield cls(database)
+            try:
+                yield cls(database)
+            except sqlite3.Error as error:
+                raise OutputError(
+                    f"the temporary file of the ids can't be written ({error}); make room, or name a folder "
+                    "with room in SQLITE_TMPDIR"
+                ) from error
 
     def note(self, record: EventOrTombstone, message: Message) -> None:
         """Take in a record."""
@@ -84,26 +95,24 @@ class LastWords:
             self._write(table)
 
     def is_taken_back(self, event: EntityEvent, message: Message) -> bool:
-        """Whether a tombstone of its post stands behind `event`."""
-        found = self._find("tombstones", event.id)
-        return found is not None and _is_later(found, message)
+        """Whether a tombstone of its post stands behind `event`, on whichever partition."""
+        return any(_is_later(found, message) for found in self._find("tombstones", event.id))
 
     def is_overtaken(self, event: EntityEvent, message: Message) -> bool:
         """Whether another of the events that were noted is the last of its post."""
-        found = self._find("events", event.id)
-        return found is not None and found[:2] != (message.position.partition.number, message.position.offset)
+        here = message.position.partition.number, message.position.offset
+        return any(found[:2] != here for found in self._find("events", event.id))
 
-    def _find(self, table: str, post_id: str) -> tuple[int, int, int] | None:
+    def _find(self, table: str, post_id: str) -> list[tuple[int, int, int]]:
         if self._waiting[table]:
             self._write(table)
         found = self._database.execute(f"SELECT number, place, at FROM {table} WHERE id = ?", (_key(post_id),))
-        row: tuple[int, int, int] | None = found.fetchone()
-        return row
+        return found.fetchall()
 
     def _write(self, table: str) -> None:
         self._database.execute("BEGIN")
         self._database.executemany(
-            f"INSERT INTO {table} VALUES (?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET "
+            f"INSERT INTO {table} VALUES (?, ?, ?, ?) ON CONFLICT {_KEYS[table]} DO UPDATE SET "
             "number = excluded.number, place = excluded.place, at = excluded.at WHERE "
             "CASE WHEN excluded.number = number THEN excluded.place > place ELSE excluded.at > at END",
             self._waiting[table],

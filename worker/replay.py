@@ -203,8 +203,20 @@ def _check_output(options: argparse.Namespace, plan: Sequence[Member]) -> None:
     named = (options.out, options.dead_letters, options.resume or "-")
     outputs = [Path(path).resolve() for path in named if path != "-"]
     inputs = {entry.file.resolve() for entry in plan if entry.file}
-    if len(set(outputs)) < len(outputs) or inputs & set(outputs):
-        raise SettingsError("--out, --dead-letters and --resume must name different files, and none of the archives")
+    if len(set(outputs)) < len(outputs) or inputs & set(outputs) or _are_read(options.paths, outputs):
+        raise SettingsError(
+            "--out, --dead-letters and --resume must name different files, none of the archives, nor in their folder"
+        )
+
+
+def _are_read(paths: Sequence[str], outputs: Sequence[Path]) -> bool:
+    """Whether an output is one of `paths`, under whatever name, or in a folder of them: it would be read next time."""
+    named = [Path(path) for path in paths if path != "-"]
+    folders = [path.resolve() for path in named if path.is_dir()]
+    files = [path for path in named if path.is_file()]
+    there = [output for output in outputs if output.is_file()]
+    is_inside = any(output.is_relative_to(folder) for output in outputs for folder in folders)
+    return is_inside or any(output.samefile(file) for output in there for file in files)
 
 
 def _print(report: Report, *, as_json: bool, to: TextIO) -> None:

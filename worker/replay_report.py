@@ -57,12 +57,12 @@ class Report:
             f"{self.seconds:,.1f} s, {books.num_lines / max(self.seconds, 1e-9):,.0f} lines a second",
         ]
         if self.span_seconds:
-            took, rate = timedelta(seconds=round(self.span_seconds)), books.num_posts / self.span_seconds
+            took, rate = _duration(self.span_seconds), books.num_posts / self.span_seconds
             told.append(f"the posts were made within {took}, {rate:,.1f} a second")
         if seconds := self.seconds_at_pace:
             paces = [(self.rate, " posts a second"), (self.speed, "x")]
             pace = " and ".join(f"{number:g}{unit}" for number, unit in paces if number)
-            told.append(f"at {pace} they take {timedelta(seconds=round(seconds))}")
+            told.append(f"at {pace} they take {_duration(seconds)}")
         return "\n".join(told)
 
     def warnings(self) -> list[str]:
@@ -94,6 +94,13 @@ class Report:
             "num_warnings": members.num_warnings,
             "warnings": members.warnings,
         }
+
+
+def _duration(seconds: float) -> str:
+    try:
+        return str(timedelta(seconds=round(seconds)))
+    except OverflowError:
+        return "over 2.7 million years"
 
 
 def _parts(what: str, counted: Counter[str]) -> str:

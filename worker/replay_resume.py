@@ -7,6 +7,7 @@ A replay that was killed between the two finds outputs that are longer than was 
 """
 
 import asyncio
+import fcntl
 import json
 import os
 from collections.abc import Sequence
@@ -102,6 +103,7 @@ class ResumableSink:
         try:
             # Without a buffer: what can't be written is told by the write, and nothing is left for the close.
             file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0)
+            _lock(file, path)
             if file.seek(0, os.SEEK_END) < length:
                 file.close()
                 raise SinkUnavailable(
@@ -127,3 +129,14 @@ class ResumableSink:
         except OSError as error:
             raise SinkUnavailable(f"an event can't be written ({error.strerror}); make room there") from error
         self._resume.write(replace(self._kept, place=place, lengths=lengths))
+
+
+def _lock(file: BinaryIO, path: str) -> None:
+    """Keep a second start of the same replay from cutting off what the first one writes."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.close()
+        raise SinkUnavailable(
+            f"{path} is being written by another replay; wait for it, or name another file"
+        ) from error

@@ -36,7 +36,7 @@ def _line(outcome: Outcome) -> Text:
     text = outcome.text or ""
     if not text.strip():
         # Nothing of it could be seen otherwise.
-        text = f"(post {outcome.id}: no words)"
+        text = f"(post {harmless(outcome.id)}: no words)"
     return tagged_line(text, outcome.entities, report.status, image_name=image_name(report.url))
 
 
@@ -51,7 +51,7 @@ def tagged_line(text: str, entities: Iterable[Entity], image_status: str, *, ima
             continue
         colour = COLOURS.get(piece.type, OTHER_COLOUR)
         line.append(piece.text, style=f"bold {colour}")
-        line.append(f" {piece.type} {next(confidences):.0%}", style=colour)
+        line.append(f" {harmless(piece.type)} {next(confidences):.0%}", style=colour)
     return line.append(f"  [image: {_fate(image_status, image_name)}]", style="italic")
 
 

@@ -50,9 +50,10 @@ class Trending:
     def add(self, event: EventOrTombstone, offsets: Mapping[Partition, int]) -> None:
         """Count a post, or take it back, and keep the offsets behind it: both or neither."""
         with self._db:
-            self._take_back(event.id)
+            post = event.id.encode("utf-8", "replace").decode()  # SQLite can't hold half an emoji
+            self._take_back(post)
             if isinstance(event, EntityEvent):
-                self._count(event)
+                self._count(post, event)
             rows = [(*partition, offset) for partition, offset in offsets.items()]
             self._db.executemany("INSERT OR REPLACE INTO offsets VALUES (?, ?, ?)", rows)
 
@@ -62,17 +63,17 @@ class Trending:
         self._db.executemany(f"UPDATE trending SET posts = posts - 1 {where}", gone)
         self._db.executemany(f"DELETE FROM trending {where} AND posts = 0", gone)
 
-    def _count(self, event: EntityEvent) -> None:
+    def _count(self, post: str, event: EntityEvent) -> None:
         hour = f"{(event.created_at or event.tagged_at).astimezone(UTC):%Y-%m-%d %H}:00"
-        # A name counts once a post. SQLite can't hold half an emoji.
-        names = {(each.type, each.text.encode("utf-8", "replace").decode()) for each in event.entities}
+        pairs = {(each.type, each.text) for each in event.entities}  # a name counts once a post
+        names = {tuple(part.encode("utf-8", "replace").decode() for part in pair) for pair in pairs}
         self._db.executemany(COUNT, [(hour, *name) for name in names])
-        self._db.executemany("INSERT INTO counted VALUES (?, ?, ?, ?)", [(event.id, hour, *name) for name in names])
+        self._db.executemany("INSERT INTO counted VALUES (?, ?, ?, ?)", [(post, hour, *name) for name in names])
 
     def show(self, *, hours: int = 3, names: int = 10) -> None:
         """Print the names that most posts have, in each of the last hours."""
-        for row in self._db.execute(TOP, {"hours": hours, "names": names}):
-            print("{}  {:4}  {!r}  {}".format(*row))
+        for hour, kind, name, posts in self._db.execute(TOP, {"hours": hours, "names": names}):
+            print(f"{hour}  {ascii(kind)[1:-1]:4}  {name!r}  {posts}")
 
 
 def main() -> None:

@@ -200,6 +200,15 @@ def test_the_posts_own_clock_is_kept() -> None:
     assert clock.took(clock.pace(1000, 60), minutes) == pytest.approx(10.0)
 
 
+def test_a_gap_or_a_wrong_date_is_jumped_over() -> None:
+    """A post of 1970 or of the year 9999, or a day that is missing, holds up nothing; what follows keeps its pace."""
+    noon = datetime(2021, 1, 1, 12, tzinfo=UTC)
+    minutes = [noon + timedelta(minutes=n) for n in range(11)]
+    for odd in (datetime(1970, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC), noon + timedelta(days=1)):
+        clock = Clock()
+        assert clock.took(clock.pace(None, 60), [odd, *minutes, odd, *minutes]) == pytest.approx(20.0)
+
+
 def test_nothing_is_held_back_in_a_long_wait() -> None:
     """What waits for company is told to go before one of more than a second, and not before short ones."""
     told: list[float] = []
