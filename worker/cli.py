@@ -15,6 +15,7 @@ from typing import NoReturn
 from worker import cli_model
 from worker.cli_dlq import add_dlq
 from worker.cli_downstream import add_export, add_tail
+from worker.cli_operations import add_operations
 from worker.cli_replay import add_replay
 from worker.cli_seeing import add_errors, add_tag
 
@@ -88,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_demo(commands)
     _add_worker(commands)
+    add_operations(commands)
     add_replay(commands)
     add_tail(commands)
     add_export(commands)

@@ -276,10 +276,15 @@ class Settings(BaseSettings):
 
 def load_settings(path: Path | None = None) -> Settings:
     """The settings in force. Raises `SettingsError` with every field that is wrong, and how to set it."""
+    return load_with_origins(path)[0]
+
+
+def load_with_origins(path: Path | None = None) -> tuple[Settings, dict[SettingPath, str]]:
+    """The settings in force, and the file or the variable of each that isn't a default. Raises `SettingsError`."""
     values = _read_toml(path) if path is not None else {}
     origins = dict.fromkeys(_paths(values), str(path)) | _check_variables()
     try:
-        return Settings(**values)
+        return Settings(**values), origins
     except ValidationError as error:
         problems = error.errors(include_url=False, include_input=False)
         told = "; ".join(_explain(problem, origins) for problem in problems)
