@@ -1,6 +1,7 @@
 """The commands for who runs a worker: `nametag doctor`, `config` and `init`."""
 
 import argparse
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,8 +12,22 @@ if TYPE_CHECKING:
 
 def add_operations(commands: "Commands") -> None:
     """Register the three commands."""
+    _add_doctor(commands)
     _add_config(commands)
     _add_init(commands)
+
+
+def _add_doctor(commands: "Commands") -> None:
+    parser = commands.add_parser(
+        "doctor",
+        help="tell what is wrong, before a worker starts",
+        description="Checks the settings, the brokers (name, port, TLS, version, login, addresses, topics, rights), "
+        "Redis, the checkpoint, the device and the clocks, and says of each what to do. Changes nothing: of Redis "
+        "it uses two keys of its own for a second. Exits 0 where a worker can start, else 1.",
+    )
+    parser.add_argument("--config", type=Path, metavar="TOML", help="the settings file")
+    parser.add_argument("--json", action="store_true", help="one JSON object, for programs, when all is done")
+    parser.set_defaults(run=_doctor)
 
 
 def _add_config(commands: "Commands") -> None:
@@ -37,6 +52,20 @@ def _add_init(commands: "Commands") -> None:
                         help="where to write it (default: %(default)s); - is standard output")  # fmt: skip
     parser.add_argument("--force", action="store_true", help="overwrite a file that is there already")
     parser.set_defaults(run=_init)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from worker.doctor import as_objects, examine, print_check, summary
+
+    console = Console(highlight=False)
+    checks = examine(options.config, lambda check: None if options.json else print_check(check, console))
+    if options.json:
+        print(json.dumps(as_objects(checks), indent=2))
+    else:
+        console.print(summary(checks), soft_wrap=True)
+    return int(any(check.state == "fail" for check in checks))
 
 
 def _config(options: argparse.Namespace) -> None:

@@ -1,5 +1,7 @@
 """How the settings name the brokers, for every command that speaks to them."""
 
+from urllib.parse import quote
+
 from consumers.kafka_connection import KafkaConnection
 from worker.settings import KafkaTable
 
@@ -17,3 +19,9 @@ def connection_of(kafka: KafkaTable) -> KafkaConnection:
         ssl_certfile=kafka.ssl_certfile,
         ssl_keyfile=kafka.ssl_keyfile,
     )
+
+
+def transactional_id(kafka: KafkaTable) -> str | None:
+    """None for a new one at each start. No two workers of different names have the same."""
+    name = kafka.group_instance_id
+    return f"{kafka.group_id}/{quote(name, safe='')}" if name else None

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
 
 from consumers.jsonl import JsonlSource
 from consumers.kafka import KafkaSource, KafkaSourceConfig
@@ -16,14 +15,14 @@ from worker.checkpoint_settings import load_tagger, make_checkpoints
 from worker.desk import DeskConfig
 from worker.errors import SettingsError
 from worker.image_settings import image_source, make_cache, make_fetcher
-from worker.kafka_settings import connection_of
+from worker.kafka_settings import connection_of, transactional_id
 from worker.kafka_sink import KafkaSink, KafkaSinkConfig
 from worker.metrics import Metrics
 from worker.pipeline import Parts, Pipeline, PipelineConfig
 from worker.publish import EventSink, JsonlSink, Outcome
 from worker.room import RoomLimits
 from worker.server import ServerConfig, serve
-from worker.settings import KafkaTable, Settings
+from worker.settings import Settings
 from worker.transactional_sink import TransactionalKafkaSink
 
 
@@ -130,12 +129,6 @@ def _sink(settings: Settings, files: Files | Edges | None) -> EventSink:
     )
     sink = TransactionalKafkaSink if kafka.delivery == "exactly_once" else KafkaSink
     return sink(connection_of(settings.kafka), config)
-
-
-def transactional_id(kafka: KafkaTable) -> str | None:
-    """None for a new one at each start. No two workers of different names have the same."""
-    name = kafka.group_instance_id
-    return f"{kafka.group_id}/{quote(name, safe='')}" if name else None
 
 
 def _pipeline_config(settings: Settings) -> PipelineConfig:

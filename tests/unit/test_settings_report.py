@@ -105,22 +105,20 @@ def test_the_file_to_begin_with_has_every_setting(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("NAMETAG_KAFKA__GROUP_ID", "mine")
     text = template()
     assert "mine" not in text
-    assert (
-        set(flat(tomllib.loads(re.sub("(?m)^#(?=[a-z_]+ = [^ ])", "", text))))
-        | set(f"{table}.{key}" for table, key in without_default(text))
-        == every_key()
-    )
+    with_default = flat(tomllib.loads(re.sub("(?m)^#(?=[a-z_]+ = [^ ])", "", text)))
+    assert {*with_default, *without_default(text)} == every_key()
     assert "# How many seconds a post waits for its picture" in text
     assert tomllib.loads(text) == {"kafka": {}, "redis": {}, "images": {}, "batch": {}, "server": {}}
 
 
-def without_default(text: str) -> list[tuple[str, str]]:
-    found, table = [], ""
+def without_default(text: str) -> list[str]:
+    found: list[str] = []
+    table = ""
     for line in text.splitlines():
         if head := re.fullmatch(r"\[(\w+)\]", line):
             table = head[1]
         elif key := re.fullmatch("#([a-z_]+) =  # no default", line):
-            found.append((table, key[1]))
+            found.append(f"{table}.{key[1]}")
     return found
 
 
