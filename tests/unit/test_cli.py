@@ -10,7 +10,7 @@ from worker.cli import main
 
 COMMANDS = (
     "demo", "worker", "dlq", "tokenize", "practice", "train", "evaluate", "ablate", "calibrate", "inspect", "tag",
-    "errors", "config", "init",
+    "errors", "doctor", "config", "init",
 )  # fmt: skip
 
 
