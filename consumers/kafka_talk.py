@@ -78,8 +78,8 @@ class Talk:
             answer = self._exchange(ApiVersionsRequest(), 0)
         except TimeoutError:
             raise Trouble(
-                f"{self.server} takes the connection, and says nothing",
-                f"look at the log of {self.server}, or correct {self.server.setting}: a proxy without its broker?",
+                f"{self.server} takes the connection, and says nothing (a proxy without its broker?)",
+                f"look at the log of {self.server}, or correct {self.server.setting}",
             ) from None
         except (HungUp, NoKafka) as error:
             raise self._not_understood(error) from None

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kafka import KafkaConsumer, KafkaProducer
 
 from consumers.checks import Check
 from consumers.kafka_checks import check_kafka
@@ -124,6 +125,28 @@ def test_a_missing_topic_is_told(guarded: Guarded) -> None:
         assert (missing.name, missing.seen) == ("kafka.topics", "there is no topic tweets")
         assert missing.fix == "create the topic tweets, or set kafka.posts_topic to another"
         assert wrong.fix == "correct kafka.entities_topic"
+
+
+def test_a_transaction_under_way_is_left_alone(guarded: Guarded) -> None:
+    """The questions about transactions and the group are refused before they do anything, whoever is at work."""
+    address = f"127.0.0.1:{guarded.ports['PLAINTEXT']}"
+    producer = KafkaProducer(bootstrap_servers=address, transactional_id=NEEDS.transactional_id)
+    member = KafkaConsumer("posts", bootstrap_servers=address, group_id=NEEDS.group_id)
+    try:
+        producer.init_transactions()
+        producer.begin_transaction()
+        producer.send("entities", b"before").get(timeout=20)
+        member.poll(timeout_ms=5000)
+        before = member._coordinator.generation()
+        assert before is not None
+        assert not failed(examine(guarded.connection("PLAINTEXT")))
+        producer.send("entities", b"after").get(timeout=20)
+        producer.commit_transaction()
+        member.poll(timeout_ms=500)
+        assert member._coordinator.generation() == before
+    finally:
+        producer.close(timeout=5)
+        member.close(autocommit=False)
 
 
 def test_a_wrong_login_is_told(guarded: Guarded) -> None:

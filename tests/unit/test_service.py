@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from worker.errors import SettingsError
-from worker.service import Files, run_worker, transactional_id
+from worker.kafka_settings import transactional_id
+from worker.service import Files, run_worker
 from worker.settings import KafkaTable, load_settings
 
 
