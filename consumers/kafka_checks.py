@@ -122,5 +122,5 @@ def _wants_login(connection: KafkaConnection, server: Server) -> Trouble:
         return Trouble(f"{server} hangs up on what a client asks", f"look at the log of {server}")
     return Trouble(
         f"{server} wants a login by {' or '.join(offered)}",
-        f"set kafka.security_protocol to {protocol}, kafka.sasl_mechanism to {offered[0]}, and name and password",
+        f"set kafka.security_protocol to {protocol}, kafka.sasl_mechanism to {offered[0]}, and its name and password",
     )

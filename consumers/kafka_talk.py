@@ -112,7 +112,7 @@ class Talk:
         if mechanism not in offered:
             raise Trouble(
                 f"{self.server} offers {', '.join(offered)}, and not {mechanism}",
-                f"set kafka.sasl_mechanism to {offered[0]}",
+                f"set kafka.sasl_mechanism to {' or '.join(offered)}",
             )
         try:
             self._authenticate(mechanism)

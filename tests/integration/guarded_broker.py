@@ -11,11 +11,15 @@ from kafka.admin import (
     KafkaAdminClient,
     ResourcePattern,
     ResourceType,
+    ScramMechanism,
+    UserScramCredentialUpsertion,
 )
 
 from consumers.kafka_connection import KafkaConnection
 from tests.certificates import Authority
 from tests.native import give_up, native_services
+
+SCRAM = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
 
 
 class Guarded:
@@ -67,9 +71,11 @@ class Guarded:
             "listeners": ",".join([*own, controller]),
             "advertised.listeners": ",".join(told),
             "listener.security.protocol.map": ",".join(f"{name}:{kind}" for name, kind in kinds.items()),
-            "sasl.enabled.mechanisms": "PLAIN",
+            "sasl.enabled.mechanisms": "PLAIN,SCRAM-SHA-256",
             "listener.name.login.plain.sasl.jaas.config": login,
             "listener.name.securelogin.plain.sasl.jaas.config": login,
+            "listener.name.login.scram-sha-256.sasl.jaas.config": SCRAM,
+            "listener.name.securelogin.scram-sha-256.sasl.jaas.config": SCRAM,
             "ssl.keystore.type": "PEM",
             "ssl.keystore.location": self.authority.sign("broker").both,
             "ssl.truststore.type": "PEM",
@@ -102,5 +108,7 @@ class Guarded:
                     for kind, name, operation in granted
                 ]
             )  # fmt: skip
+            scram = UserScramCredentialUpsertion("tagger", ScramMechanism.SCRAM_SHA_256, "right-tagger")
+            admin.alter_user_scram_credentials([scram])
         finally:
             admin.close()

@@ -154,13 +154,18 @@ def test_a_wrong_login_is_told(guarded: Guarded) -> None:
     wrong = only_failure(examine(guarded.connection("LOGIN", **login("tagger", "hush"))))
     assert (wrong.name, wrong.fix) == ("kafka.login", "correct kafka.sasl_username and kafka.sasl_password")
     assert "hush" not in str(wrong)
-    scram = only_failure(examine(guarded.connection("LOGIN", **login("tagger", mechanism="SCRAM-SHA-512"))))
-    assert scram.seen.endswith("offers PLAIN, and not SCRAM-SHA-512")
-    assert scram.fix == "set kafka.sasl_mechanism to PLAIN"
+    other = only_failure(examine(guarded.connection("LOGIN", **login("tagger", mechanism="SCRAM-SHA-512"))))
+    assert other.seen.endswith("offers PLAIN, SCRAM-SHA-256, and not SCRAM-SHA-512")
+    assert other.fix == "set kafka.sasl_mechanism to PLAIN or SCRAM-SHA-256"
+    for user, password in (("tagger", "hush"), ("nobody", "right-tagger")):
+        scram = login(user, password, mechanism="SCRAM-SHA-256")
+        refused = only_failure(examine(guarded.connection("LOGIN", **scram)))
+        assert refused.seen.endswith(f"refuses the login of {user} by SCRAM-SHA-256")
+    assert not failed(examine(guarded.connection("LOGIN", **login("tagger", mechanism="SCRAM-SHA-256"))))
     unknown = only_failure(examine(guarded.connection("LOGIN", **login("tagger", mechanism="MAGIC"))))
     assert unknown.fix.startswith("set kafka.sasl_mechanism to one of AWS_MSK_IAM")
     none = only_failure(examine(guarded.connection("LOGIN")))
-    assert none.seen.endswith("wants a login by PLAIN")
+    assert none.seen.endswith("wants a login by PLAIN or SCRAM-SHA-256")
     assert none.fix.startswith("set kafka.security_protocol to SASL_PLAINTEXT, kafka.sasl_mechanism to PLAIN")
     needless = only_failure(examine(guarded.connection("PLAINTEXT", **login("tagger"))))
     assert (needless.name, needless.fix) == ("kafka.login", "set kafka.security_protocol to PLAINTEXT")
