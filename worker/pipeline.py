@@ -36,6 +36,7 @@ from worker.checkpoints import Checkpoints
 from worker.deletions import Deletions
 from worker.desk import Desk, DeskConfig
 from worker.errors import TaggingFailed
+from worker.live import LiveHub
 from worker.metrics import Metrics
 from worker.pipeline_state import PipelineState, state_of
 from worker.publish import Arrival, EventSink, Finished, Outcome, Passed
@@ -78,10 +79,12 @@ class Pipeline:
         parts: Parts,
         config: PipelineConfig,
         on_outcome: Callable[[Outcome], None] | None = None,
+        live: LiveHub | None = None,
     ) -> None:
         self._parts = parts
         self._config = config
         self._on_outcome = on_outcome
+        self._live = live
         self._room = Room(config.room)
         # Of whichever checkpoint: what is kept for one tower is forgotten for all.
         self._images = parts.checkpoints.current.images
@@ -105,6 +108,20 @@ class Pipeline:
     def is_ready(self) -> bool:
         """Whether posts that come now are tagged."""
         return self._is_running and self._parts.source.is_ready
+
+    @property
+    def is_running(self) -> bool:
+        """Whether there is somebody to tag."""
+        return self._is_running
+
+    async def tag_alone(self, post: Post, message: Message) -> EntityEvent:
+        """The event of a post that the source didn't bring: nothing is published, counted or noted for its delete.
+
+        Raises `BadMessage`, `TaggingFailed` and `TaggerBroken`.
+        """
+        work = await self._desk.tag(post, noted_as=None)
+        self._desk.remember(work)
+        return self._desk.event(work, message)
 
     def state(self) -> PipelineState:
         """How it stands now; for asyncio's loop, on which all of it lives."""
@@ -208,6 +225,8 @@ class Pipeline:
         if await self._deletions.cover((post.id,), arrival):
             return Passed.SUPPRESSED
         self._desk.remember(work)
+        if self._live is not None:
+            self._live.tagged(post.id, arrival.message.position, work.tagged, work.prepared.picture)
         return self._desk.event(work, arrival.message)
 
     def _forget_arrived(self) -> None:
@@ -271,5 +290,7 @@ class Pipeline:
         else:
             metrics.posts.labels("dead_letter").inc()
             metrics.dead_letters.labels(outcome.reason).inc()
+        if self._live is not None:
+            self._live.published(outcome)
         if self._on_outcome is not None:
             self._on_outcome(outcome)

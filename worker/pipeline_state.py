@@ -27,6 +27,11 @@ class PipelineState:
     oldest_in_flight: float = 0.0
     """Since it was taken in here: what grows while a post is stuck."""
 
+    @property
+    def total_lag(self) -> int | None:
+        """Over all partitions; None where there is none, or none that tells."""
+        return sum(self.lag.values()) if self.lag else None
+
 
 def state_of(
     backlog: Mapping[Partition, int],

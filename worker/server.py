@@ -1,44 +1,55 @@
-"""The worker's own HTTP server: /metrics, /healthz and /readyz."""
+"""The worker's own HTTP server: /metrics, /healthz and /readyz for all, and behind `Access` what else is given."""
 
-from collections.abc import AsyncIterator, Callable
+import ipaddress
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Protocol
 
 from aiohttp import web
 
+from worker.access import Access
 from worker.errors import SettingsError
 from worker.metrics import Metrics
 
+log = logging.getLogger("nametag.server")
+
 CLOSE_SECONDS = 1.0
+MAX_FORM_BYTES = 16 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerConfig:
-    """Where the server listens: on loopback unless told otherwise. Port 0 takes a free one."""
+    """Where the server listens: on loopback unless told otherwise. Port 0 takes a free one.
+
+    With a token, all but health and metrics is for its holders.
+    """
 
     host: str = "127.0.0.1"
     port: int = 9464
+    token: str | None = field(default=None, repr=False)
+
+
+class Answers(Protocol):
+    """A part of the server."""
+
+    def add_to(self, app: web.Application) -> None:
+        """Add its routes, and what ends it when the server ends."""
 
 
 @asynccontextmanager
-async def serve(config: ServerConfig, metrics: Metrics, is_ready: Callable[[], bool]) -> AsyncIterator[str]:
+async def serve(
+    config: ServerConfig, metrics: Metrics, is_ready: Callable[[], bool], parts: Sequence[Answers] = ()
+) -> AsyncIterator[str]:
     """Serve while the context is open; gives the address. Raises `SettingsError` where the port is taken."""
-
-    async def render_metrics(_request: web.Request) -> web.Response:
-        return web.Response(body=metrics.render(), headers={"Content-Type": "text/plain; version=0.0.4"})
-
-    async def health(_request: web.Request) -> web.Response:
-        return web.Response(text="ok\n")
-
-    async def readiness(_request: web.Request) -> web.Response:
-        return web.Response(text="ready\n") if is_ready() else web.Response(text="not ready\n", status=503)
-
-    app = web.Application()
-    app.router.add_get("/metrics", render_metrics)
-    app.router.add_get("/healthz", health)
-    app.router.add_get("/readyz", readiness)
-    # A scraper that keeps its connection open doesn't hold up a shutdown.
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=CLOSE_SECONDS)
+    app = web.Application(client_max_size=MAX_FORM_BYTES)
+    Access(config.token, config.host).add_to(app)
+    _add_health(app, metrics, is_ready)
+    for part in parts:
+        part.add_to(app)
+    # A scraper that keeps its connection open doesn't hold up a shutdown. What a stranger packed small stays so.
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=CLOSE_SECONDS, auto_decompress=False)
     await runner.setup()
     try:
         site = web.TCPSite(runner, config.host, config.port)
@@ -50,6 +61,23 @@ async def serve(config: ServerConfig, metrics: Metrics, is_ready: Callable[[], b
                 "to a free one, or to 0"
             ) from error
         host, port = runner.addresses[0][:2]
-        yield f"http://{host}:{port}"
+        if parts and config.token is None and not ipaddress.ip_address(host).is_loopback:
+            log.warning("server_open", extra={"host": host, "advice": "set server.token: posts can be read here"})
+        yield f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     finally:
         await runner.cleanup()
+
+
+def _add_health(app: web.Application, metrics: Metrics, is_ready: Callable[[], bool]) -> None:
+    async def render_metrics(_request: web.Request) -> web.Response:
+        return web.Response(body=metrics.render(), headers={"Content-Type": "text/plain; version=0.0.4"})
+
+    async def health(_request: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def readiness(_request: web.Request) -> web.Response:
+        return web.Response(text="ready\n") if is_ready() else web.Response(text="not ready\n", status=503)
+
+    app.router.add_get("/metrics", render_metrics)
+    app.router.add_get("/healthz", health)
+    app.router.add_get("/readyz", readiness)

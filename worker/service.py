@@ -17,12 +17,16 @@ from worker.errors import SettingsError
 from worker.image_settings import image_source, make_cache, make_fetcher
 from worker.kafka_settings import connection_of, transactional_id
 from worker.kafka_sink import KafkaSink, KafkaSinkConfig
+from worker.live import LiveHub
+from worker.live_rates import Rates
+from worker.live_routes import LivePage
 from worker.metrics import Metrics
 from worker.pipeline import Parts, Pipeline, PipelineConfig
 from worker.publish import EventSink, JsonlSink, Outcome
 from worker.room import RoomLimits
-from worker.server import ServerConfig, serve
+from worker.server import Answers, ServerConfig, serve
 from worker.settings import Settings
+from worker.tag_one import TagOne, TagOneConfig
 from worker.transactional_sink import TransactionalKafkaSink
 
 
@@ -84,13 +88,17 @@ async def run_worker(
                 sink=_sink(settings, files),
                 metrics=metrics,
             )
-            pipeline = Pipeline(parts, _pipeline_config(settings), on_outcome)
+            live = LiveHub() if on_listening else None
+            pipeline = Pipeline(parts, _pipeline_config(settings), on_outcome, live)
             metrics.watch(pipeline.state)
-            if on_listening is None:
+            if on_listening is None or live is None:
                 await pipeline.run(stop)
                 return metrics
-            server = ServerConfig(host=settings.server.host, port=settings.server.port)
-            async with serve(server, metrics, lambda: pipeline.is_ready and not stop.is_set()) as address:
+            page = LivePage(live, Rates(metrics, lambda: pipeline.state().total_lag))
+            answers: list[Answers] = [_tag_one(settings, pipeline, stop), page]
+            async with serve(
+                _server_config(settings), metrics, lambda: pipeline.is_ready and not stop.is_set(), answers
+            ) as address:
                 on_listening(address)
                 await pipeline.run(stop)
     finally:
@@ -144,6 +152,17 @@ def _pipeline_config(settings: Settings) -> PipelineConfig:
         flush_seconds=settings.flush_seconds,
         room=RoomLimits(max_posts=settings.max_in_flight_posts, max_bytes=settings.max_in_flight_bytes),
     )
+
+
+def _server_config(settings: Settings) -> ServerConfig:
+    server = settings.server
+    token = None if server.token is None else server.token.get_secret_value()
+    return ServerConfig(host=server.host, port=server.port, token=token)
+
+
+def _tag_one(settings: Settings, pipeline: Pipeline, stop: asyncio.Event) -> TagOne:
+    config = TagOneConfig(max_post_bytes=settings.max_post_bytes)
+    return TagOne(pipeline.tag_alone, lambda: pipeline.is_running and not stop.is_set(), config)
 
 
 def _stop_on_signals(stop: asyncio.Event) -> None:

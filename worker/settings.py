@@ -6,6 +6,7 @@ A variable wins over the file, the file over the default. `NAMETAG_KAFKA__GROUP_
 
 import json
 import os
+import re
 import tomllib
 from collections.abc import Iterator
 from difflib import get_close_matches
@@ -215,10 +216,21 @@ class CheckpointsTable(Table):
 
 
 class ServerTable(Table):
-    """The worker's own HTTP server: /metrics, /healthz and /readyz."""
+    """The worker's own HTTP server: /metrics, /healthz, /readyz, /live and /tag."""
 
     host: str = Field("127.0.0.1", description="The address to listen on; 0.0.0.0 is every one.")
     port: int = Field(9464, ge=0, le=65535, description="The port to listen on; 0 takes a free one.")
+    token: SecretStr | None = Field(
+        None, description="Needed for all but health and metrics, as a bearer token, or by the page's form; 16 or more."
+    )
+
+    @field_validator("token")
+    @classmethod
+    def _is_token(cls, token: SecretStr | None) -> SecretStr | None:
+        # What a header can hold, and nobody guesses.
+        if token is not None and not re.fullmatch(r"[!-~]{16,}", token.get_secret_value()):
+            raise ValueError("must be 16 or more of ASCII's characters, without spaces")
+        return token
 
 
 class Settings(BaseSettings):

@@ -15,6 +15,9 @@ from worker.errors import SettingsError
 from worker.settings import BETWEEN, PREFIX, SettingPath, Settings, Table
 
 MASK = "***"
+
+SECRET_URLS = ("url", "proxy")
+"""The secrets of which all but the password may be seen."""
 WIDTH = 100
 
 HEAD = f"""\
@@ -110,7 +113,9 @@ def _line(key: str, value: object) -> str:
     if value is None:
         # TOML has no word for it.
         return f"#{key} ="
-    return f"{key} = {_toml(mask(value))}"
+    # A password or a token may look like a URL, and must not be shown for it.
+    is_hidden = isinstance(value, SecretStr) and key not in SECRET_URLS
+    return f"{key} = {_toml(MASK if is_hidden else mask(value))}"
 
 
 def _toml(value: object) -> str:

@@ -15,10 +15,10 @@ import torch
 
 from consumers.dead_letters import DeadLetter
 from consumers.deletes import Tombstone
-from consumers.errors import Reason
+from consumers.errors import BadMessage, Reason
 from consumers.events import EntityEvent
 from consumers.image_status import ImageStatus
-from consumers.posts import PostImage
+from consumers.posts import Post, PostImage
 from consumers.source import Message, Offsets, Partition, Position, RevokeListener
 from model.inference import TaggedSpan, Tagging, TaggingInput
 from model.tokenizer import Token, tokenize
@@ -28,6 +28,7 @@ from worker.checkpoints import Checkpoints, InUse
 from worker.desk import DeskConfig
 from worker.errors import ImageError, PublishAborted, PublishUnsettled, SinkUnavailable, TaggerBroken
 from worker.images import FoundFeatures, FoundPixels
+from worker.live import LiveHub
 from worker.metrics import Metrics
 from worker.pipeline import Parts, Pipeline, PipelineConfig
 from worker.publish import Outcome
@@ -192,7 +193,7 @@ class Tagger:
 class World:
     """A pipeline at work on stand-ins, inside the loop of the test."""
 
-    def __init__(self, **config: Any) -> None:
+    def __init__(self, live: LiveHub | None = None, **config: Any) -> None:
         self.changed = asyncio.Event()
         self.closed: list[str] = []
         self.rewinds = 0
@@ -204,7 +205,7 @@ class World:
             source=self.source, checkpoints=self.checkpoints, batcher=batcher, sink=self.sink, metrics=self.metrics
         )
         desk = {each.name: config.pop(each.name) for each in fields(DeskConfig) if each.name in config}
-        self.pipeline = Pipeline(parts, PipelineConfig(desk=DeskConfig(**desk), **config))
+        self.pipeline = Pipeline(parts, PipelineConfig(desk=DeskConfig(**desk), **config), live=live)
         self.stop = asyncio.Event()
         self.running = asyncio.create_task(self.pipeline.run(self.stop))
 
@@ -538,6 +539,66 @@ def test_an_entity_may_hold_an_escape() -> None:
     assert [(entity.text, entity.start, entity.end) for entity in tweet.entities] == [("AT&T", 5, 9)]
     assert [(entity.raw.start, entity.raw.end) for entity in tweet.entities if entity.raw] == [(8, 16)]
     assert plain.entities == ()
+
+
+def test_who_watches_sees_what_was_published_with_its_attention() -> None:
+    """Though events carry none; neither a suppressed post, nor one that became a dead letter, nor one of /tag."""
+    hub = LiveHub()
+
+    async def scenario(world: World) -> None:
+        watcher, _ = hub.join()
+        world.images.found["new"] = FoundPixels(digest="d2", pixels=np.zeros((3, 224, 224), np.uint8))
+        world.images.deleted.add("0-2")
+        world.send(post(0), post(1, image_url="new"), post(2), post(3, text="breaks"))
+        await world.until(lambda: world.source.committed == {FIRST: 4})
+        message = Message(position=Position(Partition("/tag", 0), 0), value=b"")
+        await world.pipeline.tag_alone(Post(id="alone", text="Anna"), message)
+        told = [json.loads(shown.json) for shown in (await watcher.take(1)).posts]
+        assert [(post["id"], post["heat"] is not None) for post in told] == [("0-0", False), ("0-1", True)]
+        assert "d2" in hub.pictures
+        world.send(Message(position=Position(FIRST, 4), value=None, key=b"0-1"))
+        await world.until(lambda: world.source.committed == {FIRST: 5})
+        assert (await watcher.take(1)).gone == ("0-1",)
+        assert "d2" not in hub.pictures
+        await world.finish()
+
+    world = run(scenario, live=hub)
+    events = [outcome for outcome in world.sink.outcomes if isinstance(outcome, EntityEvent)]
+    assert [event.image.attention for event in events] == [None, None]
+
+
+def test_a_post_that_comes_alone_leaves_no_trace() -> None:
+    """It is tagged with its picture as any other; nothing is published, counted, or noted for a delete."""
+    noted: list[str | None] = []
+
+    async def scenario(world: World) -> None:
+        look_up = world.images.look_up
+
+        async def noting(image: PostImage, post_id: str | None = None) -> FoundFeatures | FoundPixels:
+            noted.append(post_id)
+            return await look_up(image, post_id)
+
+        world.images.look_up = noting  # type: ignore[method-assign]
+        world.images.found["new"] = FoundPixels(digest="d2", pixels=np.zeros((3, 224, 224), np.uint8))
+        world.images.deleted.add("alone")
+        await world.until(lambda: world.pipeline.is_running)
+        message = Message(position=Position(Partition("/tag", 0), 3), value=b"")
+        alone = Post(id="alone", text="Anna is here", image_url="new")
+        event = await world.pipeline.tag_alone(alone, message)
+        assert [entity.text for entity in event.entities] == ["Anna"]
+        assert (event.image.status, event.position.topic, event.position.offset) == ("used", "/tag", 3)
+        with pytest.raises(BadMessage, match="max_post_tokens"):
+            await world.pipeline.tag_alone(Post(id="long", text="a " * 20), message)
+        await world.finish()
+
+    world = run(scenario, max_post_tokens=10)
+    assert noted == [None]
+    assert world.sink.outcomes == []
+    assert world.images.forgotten == []
+    # In the batch it may have been the one that took the features home for a post of the stream.
+    assert list(world.images.remembered) == ["d2"]
+    assert world.count("nametag_posts_received_total") == world.count("nametag_posts_total", outcome="event") == 0
+    assert not world.pipeline.is_running
 
 
 def test_a_partition_that_goes_takes_its_unfinished_work_along() -> None:

@@ -100,6 +100,16 @@ def test_a_url_is_shown_only_where_its_password_is_sure(url: str, shown: str) ->
     assert mask(SecretStr(url)) == shown
 
 
+@pytest.mark.parametrize("variable", ["NAMETAG_KAFKA__SASL_PASSWORD", "NAMETAG_SERVER__TOKEN"])
+def test_a_secret_that_looks_like_a_url_is_masked(
+    variable: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is a secret all the same."""
+    monkeypatch.setenv(variable, "https://hush.example/hush")
+    assert main(["config"]) == 0
+    assert "hush" not in capsys.readouterr().out
+
+
 def test_the_file_to_begin_with_has_every_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each with its description and its default, whatever the variables say; the file loads, and changes nothing."""
     monkeypatch.setenv("NAMETAG_KAFKA__GROUP_ID", "mine")
@@ -108,7 +118,7 @@ def test_the_file_to_begin_with_has_every_setting(monkeypatch: pytest.MonkeyPatc
     with_default = flat(tomllib.loads(re.sub("(?m)^#(?=[a-z_]+ = [^ ])", "", text)))
     assert {*with_default, *without_default(text)} == every_key()
     assert "# How many seconds a post waits for its picture" in text
-    assert tomllib.loads(text) == {"kafka": {}, "redis": {}, "images": {}, "batch": {}, "server": {}}
+    assert tomllib.loads(text) == {"kafka": {}, "redis": {}, "images": {}, "batch": {}, "checkpoints": {}, "server": {}}
 
 
 def without_default(text: str) -> list[str]:
