@@ -250,7 +250,9 @@ class Archives:
         stream = packed.unpacked()
         head = stream.peek(HEAD_BYTES)
         if head.startswith(ZIP_MAGICS):
-            self.books.warn(member, "is a zip that can't be read from front to back; unpack what it lies in")
+            self.books.warn(
+                member, "is a zip, which can't be read from front to back; give its path, or unpack what it is in"
+            )
         elif is_tar(head) and depth == 0 and member.is_read_alone:
             self.books.warn(member, MISNAMED)
         elif is_tar(head):

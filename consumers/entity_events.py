@@ -8,14 +8,28 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Literal, Self
 
+from consumers.deletes import Tombstone
+from consumers.errors import BadEvent, NewerSchema
 from consumers.event_places import Reading, Start
 from consumers.event_records import EventOrTombstone
 from consumers.event_shelf import Item, Nothing, Shelf
 from consumers.event_thread import EventThread
+from consumers.events import EntityEvent
 from consumers.kafka_connection import KafkaConnection
 from consumers.source import Message, Offsets, Partition, Position
 
-__all__ = ["BlockingEntityEvents", "EntityEvents", "EventOrTombstone", "KafkaConnection", "Partition", "Position"]
+__all__ = [
+    "BadEvent",
+    "BlockingEntityEvents",
+    "EntityEvent",
+    "EntityEvents",
+    "EventOrTombstone",
+    "KafkaConnection",
+    "NewerSchema",
+    "Partition",
+    "Position",
+    "Tombstone",
+]
 
 TURN = 64
 """After so many events others on asyncio's loop have their turn, though more events are there."""

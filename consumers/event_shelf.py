@@ -146,7 +146,9 @@ class Shelf:
                 self._handed_out[position.partition] = position.offset + 1
                 if isinstance(head.found, BadEvent):
                     self.num_skipped += 1
-                    log.warning("record_skipped", extra={"position": str(position), "reason": head.found.detail})
+                    where, why = str(position), head.found.detail
+                    # In words as well: a program downstream may have set up no logging that shows fields.
+                    log.warning("record_skipped: %s %s", where, why, extra={"position": where, "reason": why})
                     continue
                 self.last = head.message
                 return head

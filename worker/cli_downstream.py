@@ -1,6 +1,7 @@
 """The commands for those who read the entities topic: `nametag tail` and `nametag export`."""
 
 import argparse
+import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 TIMES = ("published", "tagged_at", "created_at")
 
 FORMATS = (".parquet", ".jsonl")
+
+# model.labels' four, written again for the same reason.
+TYPES = ("PER", "LOC", "ORG", "MISC")
 
 
 def add_tail(commands: "Commands") -> None:
@@ -67,7 +71,7 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
 
 
 def _types(text: str) -> frozenset[str]:
-    types = frozenset(part.strip() for part in text.split(",") if part.strip())
+    types = frozenset(part.strip().upper() for part in text.split(",") if part.strip())
     if not types:
         raise argparse.ArgumentTypeError("name types such as PER,LOC")
     return types
@@ -81,6 +85,9 @@ def _target(text: str) -> Path:
 
 
 def _tail(options: argparse.Namespace) -> None:
+    if unknown := sorted((options.types or frozenset()) - set(TYPES)):
+        told = f"nametag: {', '.join(unknown)}: none of {', '.join(TYPES)}; only a checkpoint of your own has others"
+        print(told, file=sys.stderr)
     from worker.tail import tail
 
     tail(options)

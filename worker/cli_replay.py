@@ -54,6 +54,8 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--out", metavar="JSONL", help="tag the posts here, and write their events (- is standard output)"
     )
+    parser.add_argument("--overwrite", action="store_true",
+                        help="with --out: take the place of files that are there")  # fmt: skip
     parser.add_argument("--dead-letters", metavar="JSONL", default="dead-letters.jsonl",
                         help="with --out: write dead letters here (default: %(default)s)")  # fmt: skip
 

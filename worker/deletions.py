@@ -1,5 +1,6 @@
 """Deletes: which posts are covered by one, and what goes with them."""
 
+import asyncio
 import logging
 from collections import OrderedDict
 
@@ -13,6 +14,9 @@ from worker.publish import Arrival
 log = logging.getLogger("nametag.deletions")
 
 MAX_POSTS = 65_536
+
+PURGE_PAUSES = (0.3, 1.0)
+"""Before the cache is told once more of a delete that it didn't confirm: it may have been busy for a moment."""
 
 
 class DeletedPosts:
@@ -70,6 +74,10 @@ class Deletions:
         return is_deleted
 
     async def _forget(self, post_id: str, *, is_final: bool) -> None:
-        if not await self._images.forget(post_id, is_final=is_final):
-            self._metrics.purge_failures.inc()
-            log.warning("purge_failed", extra={"post_id": post_id})
+        for pause in (*PURGE_PAUSES, None):
+            if await self._images.forget(post_id, is_final=is_final):
+                return
+            if pause is not None:
+                await asyncio.sleep(pause)
+        self._metrics.purge_failures.inc()
+        log.warning("purge_failed", extra={"post_id": post_id, "tries": len(PURGE_PAUSES) + 1})

@@ -7,6 +7,7 @@
 import argparse
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -138,14 +139,17 @@ def _records(events: BlockingEntityEvents) -> Iterator[tuple[EventOrTombstone, M
 
 
 class _JsonLines:
-    """Each event as it stood on the topic, fields that we don't know included."""
+    """Each event as it stood on the topic, fields that we don't know included, and when it was put there."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
 
     def write(self, event: EntityEvent, message: Message) -> None:
         # Anew, for its bytes may hold line breaks.
-        self._file.write(wire.dumps(wire.loads(message.value or b"")) + b"\n")
+        body = wire.loads(message.value or b"")
+        if (at := message.timestamp_ms) is not None:
+            body["published_at"] = datetime.fromtimestamp(at / 1000, UTC).isoformat()
+        self._file.write(wire.dumps(body) + b"\n")
 
     def close(self) -> None:
         self._file.flush()

@@ -114,6 +114,4 @@ def _open(path: str) -> BinaryIO:
     try:
         return Path(path).open("wb")
     except OSError as error:
-        raise SinkUnavailable(
-            f"{path} can't be written ({error.strerror}); name another file with --output or --dead-letters"
-        ) from error
+        raise SinkUnavailable(f"{path} can't be written ({error.strerror}); name another file") from error

@@ -48,7 +48,7 @@ def replay(options: argparse.Namespace, choice: PostChoice) -> int:
     archives = Archives(options.paths)
     plan = archives.plan()
     if options.out is not None:
-        _check_output(options, plan)
+        _check_output(options, plan, is_begun=resume is not None and resume.is_there)
     with closing(archives), _topic(options, settings, resume, kept) as topic:
         after = topic.after if topic else kept.place
         posts = ArchivePosts(archives, choice, max_post_bytes=settings.max_post_bytes, after=after)
@@ -68,6 +68,8 @@ def replay(options: argparse.Namespace, choice: PostChoice) -> int:
             pace = {"rate": options.rate, "speed": options.speed}
             report = Report(members=archives.books, books=posts.books, seconds=seconds, **pace)
             _print(report, as_json=options.json, to=sys.stderr if options.out == "-" else sys.stdout)
+            if not archives.books.num_read and not archives.books.num_warnings:
+                print("nothing was found that could be read", file=sys.stderr)
     if not is_at_end:
         print("stopped before the end", file=sys.stderr)
         return INTERRUPTED
@@ -198,8 +200,11 @@ def _resume_file(options: argparse.Namespace, choice: PostChoice) -> ResumeFile 
     return ResumeFile(options.resume, [*options.paths, chosen, options.out or "", options.dead_letters])
 
 
-def _check_output(options: argparse.Namespace, plan: Sequence[Member]) -> None:
-    """Raise `SettingsError` where an output is an input, or the other output: to open it for writing empties it."""
+def _check_output(options: argparse.Namespace, plan: Sequence[Member], *, is_begun: bool) -> None:
+    """Raise `SettingsError` where an output is an input, or the other output: to open it for writing empties it.
+
+    And where one has something already, unless that is this replay's from before, or may go.
+    """
     named = (options.out, options.dead_letters, options.resume or "-")
     outputs = [Path(path).resolve() for path in named if path != "-"]
     inputs = {entry.file.resolve() for entry in plan if entry.file}
@@ -207,6 +212,9 @@ def _check_output(options: argparse.Namespace, plan: Sequence[Member]) -> None:
         raise SettingsError(
             "--out, --dead-letters and --resume must name different files, none of the archives, nor in their folder"
         )
+    for path in map(Path, (options.out, options.dead_letters)):
+        if not (is_begun or options.overwrite) and str(path) != "-" and path.is_file() and path.stat().st_size:
+            raise SettingsError(f"{path} is there already; name another file, or say --overwrite")
 
 
 def _are_read(paths: Sequence[str], outputs: Sequence[Path]) -> bool:

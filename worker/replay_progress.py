@@ -7,6 +7,7 @@ from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 from consumers.archive_members import Member
 from consumers.archive_posts import Books
@@ -23,10 +24,12 @@ class ReplayProgress:
         self._started_at = self._told_at = time.monotonic()
         self._progress = Progress(
             SpinnerColumn(),
-            BarColumn(bar_width=20),
-            TextColumn("{task.description}"),
+            BarColumn(bar_width=16),
             TimeRemainingColumn(compact=True),
+            # What doesn't fit is cut here, and the bar stays.
+            TextColumn("{task.description}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
             console=console,
+            expand=True,
             disable=not console.is_terminal,
             transient=True,
         )
@@ -63,7 +66,12 @@ class ReplayProgress:
         rate = books.num_lines / max(self._told_at - self._started_at, 1e-9)
         self._progress.update(
             self._task,
-            description=f"{self._num_entries}/{len(self._plan)} members  {books.num_lines:,} lines  "
-            f"{books.num_posts:,} posts  {books.num_deletes:,} deletes  {books.filtered.total():,} filtered  "
-            f"{books.skipped.total():,} skipped  {rate:,.0f} lines/s",
+            description=f"{self._num_entries}/{len(self._plan)} members  {books.num_lines:,} lines  {rate:,.0f}/s  "
+            f"{books.num_posts:,} posts  {books.num_deletes:,} deletes{_skipped(books)}  "
+            f"{books.filtered.total():,} filtered",
         )
+
+
+def _skipped(books: Books) -> str:
+    reasons = ", ".join(f"{num:,} {reason}" for reason, num in books.skipped.most_common())
+    return f"  skipped: {reasons}" if reasons else ""

@@ -49,6 +49,11 @@ class ResumeFile:
     def __str__(self) -> str:
         return str(self._path)
 
+    @property
+    def is_there(self) -> bool:
+        """Whether the replay was begun before."""
+        return self._path.exists()
+
     def read(self) -> Kept:
         """What was kept; nothing at the first start. Raises `SettingsError` where it is another replay's."""
         try:
@@ -88,6 +93,8 @@ class ResumableSink:
         """Open the files, and cut off what is behind what was kept. Raises `SinkUnavailable`."""
         for path, length in zip(self._paths, self._kept.lengths, strict=True):
             self._files.append(await asyncio.to_thread(self._open, path, length))
+        # Before anything is in the files: that what is there is this replay's.
+        await asyncio.to_thread(self._resume.write, self._kept)
 
     async def publish(self, outcomes: Sequence[Outcome], offsets: Offsets, membership: object) -> None:
         """Write one line for each outcome, then keep how far that is."""

@@ -70,7 +70,7 @@ def _are_apart(text: str, entities: tuple[Entity, ...]) -> bool:
 
 
 def _has(event: EventOrTombstone, types: frozenset[str]) -> bool:
-    return isinstance(event, EntityEvent) and any(entity.type in types for entity in event.entities)
+    return isinstance(event, EntityEvent) and any(entity.type.upper() in types for entity in event.entities)
 
 
 def _json(event: EventOrTombstone, message: Message | None) -> str:

@@ -121,7 +121,7 @@ def test_posts_are_tagged_in_their_order(
     monkeypatch.chdir(tmp_path)
     for deletes in ("drop", "obey"):
         command = ["replay", str(minute), "--out", "events.jsonl", "--json", "--sample", "0.9999", "--deletes", deletes]
-        assert main(command) == 0
+        assert main([*command, "--overwrite"]) == 0
         events = [json.loads(line) for line in Path("events.jsonl").read_bytes().splitlines()]
         tombstones = [event for event in events if "deleted" in event]
         if tombstones:
@@ -228,6 +228,20 @@ def test_a_long_wait_ends_where_one_is_to_stop() -> None:
     assert clock.took(pace, [None, None]) < 6
 
 
+def test_a_file_that_is_there_is_not_taken(
+    minute: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither for events nor for dead letters, nor by a replay that is only now begun with --resume."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("events.jsonl", "dead-letters.jsonl"):
+        Path(name).write_text("precious\n")
+        for more in ([], ["--resume", "place.json"]):
+            assert main(["replay", str(minute), "--out", "events.jsonl", *more]) == 1
+            assert f"{name} is there already" in capsys.readouterr().err
+        assert Path(name).read_text() == "precious\n"
+        Path(name).unlink()
+
+
 def test_the_bar_tells_how_far_it_is(minute: Path) -> None:
     """On a terminal: members, lines, posts, deletes, what was left out, and nothing where there is none."""
     for is_terminal in (True, False):
@@ -238,6 +252,6 @@ def test_the_bar_tells_how_far_it_is(minute: Path) -> None:
         with ReplayProgress(posts.books, archives.plan(), console) as progress:
             for entry in progress.entries():
                 assert len(list(posts.of(entry))) == 4
-        told = "1/1 members  6 lines  3 posts  1 deletes  0 filtered  1 skipped"
+        told = "3 posts  1 deletes  skipped: 1 not_json  0 filtered"
         assert (told in shown.getvalue()) is is_terminal
         assert bool(shown.getvalue()) is is_terminal
