@@ -94,7 +94,10 @@ def test_duckdb_reads_the_columns(kafka_bootstrap: str, topics: Any, export: Exp
     ]
     lines = tmp_path / "events.jsonl"
     export(lines)
-    assert [json.loads(line) for line in lines.read_text().splitlines()] == [
+    written = [json.loads(line) for line in lines.read_text().splitlines()]
+    moments = [datetime.fromisoformat(each.pop("published_at")) for each in written]
+    assert moments[0] == datetime.fromtimestamp(at(13) / 1000, UTC)
+    assert written == [
         json.loads(full.to_json()),
         json.loads(event(2, text=None, entities=()).to_json()),
     ]
