@@ -1,0 +1,433 @@
+"""Images, compose file and manifests agree with the worker and one another. tests/containers tries them for real."""
+
+import importlib.util
+import re
+import shlex
+import sys
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+
+from model import checkpoint
+from model.tower_file import tower_file
+from worker import addresses
+from worker.metrics import Metrics
+from worker.pipeline_state import PipelineState
+from worker.settings import STARTER_CHECKPOINT, Settings, load_settings
+
+REPOSITORY = Path(__file__).parents[2]
+DEPLOY = REPOSITORY / "deploy"
+BASE = DEPLOY / "kubernetes" / "base"
+OVERLAYS = ("cpu", "gpu")
+DOCKERFILES = ("worker.Dockerfile", "trainer.Dockerfile")
+PORT = Settings().server.port
+
+# The seconds that a worker may need beside shutdown_seconds, to leave the group and to end its threads.
+GOODBYE_SECONDS = 15
+
+Document = dict[str, Any]
+
+
+def script(name: str) -> ModuleType:
+    """A file of deploy/, which is no package."""
+    spec = importlib.util.spec_from_file_location(f"nametag_deploy_{name}", DEPLOY / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def load(path: Path) -> Document:
+    return dict(yaml.safe_load(path.read_text(encoding="utf-8")))
+
+
+def compose() -> Document:
+    return load(REPOSITORY / "docker-compose.yml")
+
+
+def services() -> dict[str, Document]:
+    return dict(compose()["services"])
+
+
+def merged(base: Any, patch: Any) -> Any:
+    """A strategic merge, as far as our patches go: mappings by key, lists of named items by name, all else replaced."""
+    if isinstance(base, dict) and isinstance(patch, dict):
+        return base | {key: merged(base.get(key), value) for key, value in patch.items()}
+    if isinstance(base, list) and isinstance(patch, list) and all("name" in item for item in base + patch):
+        patched = {item["name"]: item for item in patch}
+        kept = [merged(item, patched.pop(item["name"], {})) for item in base]
+        return kept + list(patched.values())
+    return patch
+
+
+def manifests(overlay: str) -> dict[str, Document]:
+    """The documents of an overlay, by kind."""
+    documents = [load(BASE / name) for name in load(BASE / "kustomization.yaml")["resources"]]
+    by_kind = {document["kind"]: document for document in documents}
+    assert len(by_kind) == len(documents)
+    folder = DEPLOY / "kubernetes" / "overlays" / overlay
+    for patch in load(folder / "kustomization.yaml")["patches"]:
+        document = load(folder / patch["path"])
+        by_kind[document["kind"]] = merged(by_kind[document["kind"]], document)
+    return by_kind
+
+
+def pod(overlay: str) -> Document:
+    return dict(manifests(overlay)["Deployment"]["spec"]["template"]["spec"])
+
+
+def container(overlay: str) -> Document:
+    (only,) = pod(overlay)["containers"]
+    return dict(only)
+
+
+def cluster_variables(overlay: str) -> dict[str, str]:
+    """What a pod's environment holds of ours, without the secret."""
+    (generator,) = load(BASE / "kustomization.yaml")["configMapGenerator"]
+    variables = dict(literal.split("=", 1) for literal in generator["literals"])
+    return variables | {each["name"]: each["value"] for each in container(overlay).get("env", [])}
+
+
+def image_variables(name: str) -> dict[str, str]:
+    text = (DEPLOY / name).read_text(encoding="utf-8").replace("\\\n", " ")
+    lines = (shlex.split(line.removeprefix("ENV")) for line in text.splitlines() if line.startswith("ENV "))
+    return dict(pair.split("=", 1) for line in lines for pair in line)
+
+
+def files() -> Iterator[Path]:
+    """All that is read by an engine or a cluster."""
+    yield REPOSITORY / "docker-compose.yml"
+    yield from DEPLOY.glob("*.Dockerfile")
+    yield from (DEPLOY / "kubernetes").rglob("*.yaml")
+    yield DEPLOY / "prometheus" / "prometheus.yml"
+
+
+def duration(text: str) -> float:
+    match = re.fullmatch(r"(\d+)s", text)
+    assert match, text
+    return float(match[1])
+
+
+WORKERS = {
+    "image": lambda: image_variables("worker.Dockerfile"),
+    "compose": lambda: services()["worker"]["environment"],
+    "cpu": lambda: cluster_variables("cpu"),
+    "gpu": lambda: cluster_variables("gpu"),
+}
+
+
+@pytest.mark.parametrize("where", WORKERS)
+def test_the_variables_are_settings(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that is started with these takes all of them, and listens where others reach it."""
+    variables = {name: value for name, value in WORKERS[where]().items() if name.startswith("NAMETAG_")}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    settings = load_settings()
+    assert settings.server.host == "0.0.0.0"
+    assert settings.kafka.group_instance_id is None
+
+
+def test_no_other_variable_of_ours_is_named() -> None:
+    """What begins like a setting in any of the files is one; a shell that exports another can't start a worker."""
+    tables = {name: kind.annotation for name, kind in Settings.model_fields.items()}
+    known = set(tables) | {
+        f"{name}__{key}" for name, kind in tables.items() for key in getattr(kind, "model_fields", {})
+    }
+    for path in files():
+        for name in re.findall(r"\bNAMETAG_([A-Z_]+)", path.read_text(encoding="utf-8")):
+            assert name.lower() in known, f"{path.name}: NAMETAG_{name}"
+
+
+def test_the_checkpoint_that_is_switched_is_the_one_that_is_watched() -> None:
+    """The trainer writes where the worker looks, on the same volume, and the worker can't write there."""
+    worker, trainer = services()["worker"], services()["trainer"]
+    watched = worker["environment"]["NAMETAG_CHECKPOINTS__WATCH"]
+    assert trainer["entrypoint"][-1] == watched
+    assert "checkpoints:/checkpoints:ro" in worker["volumes"]
+    assert "checkpoints:/checkpoints" in trainer["volumes"]
+    assert trainer["profiles"] == ["train"]
+
+
+def test_the_services_are_all_there_and_wait_for_one_another() -> None:
+    """One command brings everything but the trainer; what is waited for to be healthy has a check of its health."""
+    found = services()
+    assert set(found) >= {"kafka", "redis", "worker", "samples", "prometheus", "grafana", "trainer"}
+    for service in found.values():
+        for name, wanted in service.get("depends_on", {}).items():
+            if wanted["condition"] == "service_healthy":
+                assert found[name]["healthcheck"]["test"]
+
+
+@pytest.mark.parametrize("name", ["kafka", "redis", "samples", "prometheus", "grafana"])
+def test_what_keeps_running_has_a_healthcheck(name: str) -> None:
+    """The engine can tell which one is ill; the worker's check is in its image."""
+    assert services()[name]["healthcheck"]["test"]
+
+
+@pytest.mark.parametrize("name", services())
+def test_services_have_no_right_too_many(name: str) -> None:
+    """No capability, no way to get one, no port but on loopback, and no file of the image's that can be written."""
+    service = services()[name]
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
+    assert not service.get("privileged")
+    assert service.get("read_only") or service["image"].startswith("apache/kafka")
+
+
+def test_what_compose_mounts_is_there() -> None:
+    """Each file and folder of ours that a service is given exists, and each volume is declared."""
+    declared = compose()["volumes"]
+    for service in services().values():
+        for volume in service.get("volumes", []):
+            source = volume.split(":", 1)[0]
+            if source.startswith("./"):
+                assert (REPOSITORY / source).exists(), source
+            elif not source.startswith("$"):
+                assert source in declared
+
+
+def test_the_topics_are_the_workers() -> None:
+    """The topics that compose makes are those that a worker uses by default, and the samples go to the first."""
+    made = set(re.findall(r"--topic (\S+)", services()["topics"]["command"][-1]))
+    kafka = Settings().kafka
+    assert made == {kafka.posts_topic, kafka.entities_topic, kafka.dead_letters_topic}
+    sent = re.search(r'"--topic", default="(.+?)"', (DEPLOY / "sample_posts.py").read_text(encoding="utf-8"))
+    assert sent and sent[1] == kafka.posts_topic
+
+
+def test_no_more_workers_than_partitions() -> None:
+    """KEDA stops at the number of partitions that the topics are made with here."""
+    partitions = re.search(r"--partitions (\d+)", services()["topics"]["command"][-1])
+    assert partitions
+    assert manifests("cpu")["ScaledObject"]["spec"]["maxReplicaCount"] == int(partitions[1])
+
+
+def test_the_addresses_inside_compose_match() -> None:
+    """The broker's inner listener, Redis, the pictures and the worker are asked for where they are."""
+    found = services()
+    variables = found["worker"]["environment"]
+    inner = variables["NAMETAG_KAFKA__BOOTSTRAP_SERVERS"]
+    assert f"INTERNAL://{inner}," in found["kafka"]["environment"]["KAFKA_ADVERTISED_LISTENERS"]
+    assert inner in found["samples"]["command"]
+    assert variables["NAMETAG_REDIS__URL"] == "redis://redis:6379/0"
+    assert variables["NAMETAG_IMAGES__ALLOW_ORIGINS"] in found["samples"]["command"]
+
+
+def test_the_port_is_the_same_everywhere() -> None:
+    """Image, compose, Prometheus, probes and network policy name the port that the worker listens on."""
+    dockerfile = (DEPLOY / "worker.Dockerfile").read_text(encoding="utf-8")
+    assert f"EXPOSE {PORT}\n" in dockerfile
+    assert f"127.0.0.1:{PORT}/healthz" in dockerfile
+    assert services()["worker"]["ports"] == [f"127.0.0.1:{PORT}:{PORT}"]
+    job, *_ = load(DEPLOY / "prometheus" / "prometheus.yml")["scrape_configs"]
+    assert job["dns_sd_configs"][0]["port"] == PORT
+    for overlay in OVERLAYS:
+        assert container(overlay)["ports"] == [{"name": "metrics", "containerPort": PORT}]
+        assert cluster_variables(overlay)["NAMETAG_SERVER__PORT"] == str(PORT)
+
+
+def test_prometheus_has_its_rules_and_the_name_of_the_job() -> None:
+    """The rules that are named are there, and the alerts' job is the one that is scraped."""
+    config = load(DEPLOY / "prometheus" / "prometheus.yml")
+    assert all((DEPLOY / "prometheus" / name).is_file() for name in config["rule_files"])
+    assert config["scrape_configs"][0]["job_name"] == "nametag"
+    assert config["scrape_configs"][0]["dns_sd_configs"][0]["names"] == ["worker"]
+    labels = manifests("cpu")["Deployment"]["spec"]["template"]["metadata"]["labels"]
+    assert labels[manifests("cpu")["PodMonitor"]["spec"]["jobLabel"]] == "nametag"
+
+
+def test_a_worker_has_time_to_end() -> None:
+    """Whoever stops a worker waits longer than it may take."""
+    wanted = Settings().shutdown_seconds + GOODBYE_SECONDS
+    assert duration(services()["worker"]["stop_grace_period"]) > wanted
+    for overlay in OVERLAYS:
+        assert float(cluster_variables(overlay)["NAMETAG_SHUTDOWN_SECONDS"]) == Settings().shutdown_seconds
+        assert pod(overlay)["terminationGracePeriodSeconds"] > wanted
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_pods_are_probed(overlay: str) -> None:
+    """Health is asked for its life, readiness for its traffic, and a slow start isn't killed."""
+    worker = container(overlay)
+    paths = {probe: worker[f"{probe}Probe"]["httpGet"] for probe in ("startup", "liveness", "readiness")}
+    assert all(where["port"] == "metrics" for where in paths.values())
+    assert {probe: where["path"] for probe, where in paths.items()} == {
+        "startup": "/healthz", "liveness": "/healthz", "readiness": "/readyz",
+    }  # fmt: skip
+    assert worker["startupProbe"]["periodSeconds"] * worker["startupProbe"]["failureThreshold"] >= 120
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_pods_have_no_right_too_many(overlay: str) -> None:
+    """Not root, the image's own number, a file system that can't be written, no capability, no token, bounded."""
+    users = (DEPLOY / "worker.Dockerfile").read_text(encoding="utf-8")
+    all_of_it, worker = pod(overlay), container(overlay)
+    assert all_of_it["securityContext"]["runAsNonRoot"] is True
+    assert f"USER {all_of_it['securityContext']['runAsUser']}:{all_of_it['securityContext']['runAsGroup']}\n" in users
+    assert all_of_it["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert all_of_it["automountServiceAccountToken"] is False
+    assert worker["securityContext"] == {
+        "allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]},
+    }  # fmt: skip
+    assert {mount["mountPath"] for mount in worker["volumeMounts"]} == {"/tmp"}
+    assert set(worker["resources"]["limits"]) >= {"cpu", "memory"}
+    assert set(worker["resources"]["requests"]) == {"cpu", "memory"}
+
+
+def test_the_overlays_run_on_their_device() -> None:
+    """Each has its own image, device and, for the GPU, one of them; threads leave a core to asyncio and Kafka."""
+    tags = {}
+    for overlay in OVERLAYS:
+        (image,) = load(DEPLOY / "kubernetes" / "overlays" / overlay / "kustomization.yaml")["images"]
+        assert image["name"] == container(overlay)["image"]
+        tags[overlay] = (image["newTag"], cluster_variables(overlay)["NAMETAG_DEVICE"])
+        cores = int(container(overlay)["resources"]["limits"]["cpu"])
+        assert int(cluster_variables(overlay)["NAMETAG_THREADS"]) == cores - 1
+    assert tags == {"cpu": ("cpu", "cpu"), "gpu": ("cuda", "cuda")}
+    assert container("gpu")["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    stages = re.findall(
+        r"^FROM \S+ AS (\w+)$", (DEPLOY / "worker.Dockerfile").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert stages[-2:] == ["cuda", "cpu"]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_all_manifests_mean_the_same_pods(overlay: str) -> None:
+    """The selectors of deployment, budget, policy and monitor are labels of the pods; KEDA scales the deployment."""
+    found = manifests(overlay)
+    labels = found["Deployment"]["spec"]["template"]["metadata"]["labels"]
+    selectors = [
+        found["Deployment"]["spec"]["selector"],
+        found["PodDisruptionBudget"]["spec"]["selector"],
+        found["PodMonitor"]["spec"]["selector"],
+        found["NetworkPolicy"]["spec"]["podSelector"],
+    ]
+    assert all(selector["matchLabels"].items() == labels.items() for selector in selectors)
+    assert found["ScaledObject"]["spec"]["scaleTargetRef"] == {"name": found["Deployment"]["metadata"]["name"]}
+    assert found["PodDisruptionBudget"]["spec"]["maxUnavailable"] == 1
+    assert "replicas" not in found["Deployment"]["spec"]
+
+
+def test_keda_asks_for_what_workers_export() -> None:
+    """The query sums the processable lag, and nothing told isn't taken for nothing waiting."""
+    (trigger,) = manifests("cpu")["ScaledObject"]["spec"]["triggers"]
+    assert trigger["type"] == "prometheus"
+    assert trigger["metadata"]["ignoreNullValues"] == "false"
+    metrics = Metrics()
+    metrics.watch(PipelineState)
+    exported = {family.name for family in metrics.registry.collect()}
+    assert set(re.findall(r"nametag_\w+", trigger["metadata"]["query"])) <= exported
+    assert trigger["metadata"]["query"].startswith("sum(")
+
+
+def test_the_network_policy_is_the_guards() -> None:
+    """Pods may go where the worker's guard lets it go: web ports, and no network that isn't public."""
+    spec = manifests("cpu")["NetworkPolicy"]["spec"]
+    assert spec["policyTypes"] == ["Ingress", "Egress"]
+    blocks = [rule for rule in spec["egress"] if any("ipBlock" in peer for peer in rule["to"])]
+    (pictures,) = blocks
+    assert {port["port"] for port in pictures["ports"]} == set(addresses._PORTS)
+    four, six = (peer["ipBlock"] for peer in pictures["to"])
+    assert four["cidr"] == "0.0.0.0/0"
+    assert six["cidr"] == str(addresses._GLOBAL_UNICAST)
+    assert {*four["except"], *six["except"]} == set(map(str, addresses._NOT_DIALLED))
+    assert {port["port"] for rule in spec["ingress"] for port in rule["ports"]} == {"metrics"}
+    inside = {port["port"] for rule in spec["egress"] if rule is not pictures for port in rule["ports"]}
+    assert inside == {53, 9092, 6379}
+
+
+@pytest.mark.parametrize("name", DOCKERFILES)
+def test_images_are_run_by_their_own_user(name: str) -> None:
+    """The last user is a number above 0, and no file is handed over that a shell has to start."""
+    text = (DEPLOY / name).read_text(encoding="utf-8")
+    (user,) = re.findall(r"^USER (\d+):(\d+)$", text, re.MULTILINE)
+    assert all(int(number) >= 10000 for number in user)
+    assert '\nENTRYPOINT ["nametag"]\n' in text
+    assert "\nHEALTHCHECK " in text
+
+
+def test_both_images_share_their_layers() -> None:
+    """What both are built from is the same to the letter, or torch is installed twice."""
+    shared = [re.search(r"^FROM.*?(?=^FROM \S+( AS cuda)?$)", (DEPLOY / name).read_text(encoding="utf-8"), re.M | re.S)
+              for name in DOCKERFILES]  # fmt: skip
+    assert all(shared)
+    first, second = (match[0] for match in shared if match)
+    assert first == second
+    assert "AS project" in first
+
+
+@pytest.mark.parametrize("name", DOCKERFILES)
+def test_what_images_are_built_from_is_let_through(name: str) -> None:
+    """All else stays out of the build: data, checkpoints and settings with secrets that lie about."""
+    first, *let_through = (
+        line
+        for line in (REPOSITORY / ".dockerignore").read_text(encoding="utf-8").splitlines()
+        if not line.startswith("#")
+    )
+    assert first == "*"
+    for line in (DEPLOY / name).read_text(encoding="utf-8").splitlines():
+        if line.startswith("COPY ") and "--from" not in line:
+            for source in line.split()[1:-1]:
+                assert f"!{source}" in let_through
+                assert (REPOSITORY / source).exists()
+
+
+def test_no_secret_and_no_registry_is_baked_in() -> None:
+    """No password, token or login has a value, no address has one in it, and none leads out of the network."""
+    for path in files():
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"(?i)(password|token|secret|username)\w*['\"]?\s*[:=]\s*['\"]?[\w$]", _code(text)), path
+        assert not re.search(r"//[^/\s\"']+@", text), path
+        for host in re.findall(r"https?://([\w.-]+)", text):
+            assert "." not in host or host in ("127.0.0.1", "prometheus-operated.monitoring"), f"{path}: {host}"
+
+
+def _code(text: str) -> str:
+    """Without comments, and without the one field whose name is like a secret's and whose value says no."""
+    return re.sub(r"(?m)^\s*#.*$|automountServiceAccountToken: false", "", text)
+
+
+def test_sample_posts_have_new_ids_and_real_pictures() -> None:
+    """Each round's ids are new, pictures are where they are served, and what can't be read is sent once."""
+    samples = script("sample_posts")
+    lines = [
+        '{"id": "1", "text": "hi", "image_url": "http://images.example/a.jpg"}',
+        '{"id": "2", "text": "no picture"}',
+        '{"id": "3", "text": " "}',
+        "no JSON",
+    ]
+    sent = list(islice(samples.messages(lines, "http://here:8000", "run"), 8))
+    keys = [key for key, _ in sent]
+    assert keys == [b"1-run-0", b"2-run-0", None, None, b"1-run-1", b"2-run-1", b"1-run-2", b"2-run-2"]
+    assert b'"image_url": "http://here:8000/a.jpg"' in sent[0][1]
+
+
+def test_a_trained_checkpoint_comes_with_its_tower(tmp_path: Path) -> None:
+    """The switch puts checkpoint and learnt tower in place under the watched name, and takes the old tower away."""
+    trained, current = tmp_path / "mine.safetensors", tmp_path / "checkpoints" / "current.safetensors"
+    trained.write_bytes(STARTER_CHECKPOINT.read_bytes())
+    digest = checkpoint.load(trained)[0].tower_digest
+    tower_file(trained, digest).write_bytes(b"a tower")
+    old = tower_file(current, "0" * 16)
+    old.parent.mkdir()
+    old.write_bytes(b"an old tower")
+    script("train_and_switch").switch(trained, current)
+    assert current.read_bytes() == trained.read_bytes()
+    assert tower_file(current, digest).read_bytes() == b"a tower"
+    assert {path.name for path in current.parent.iterdir()} == {current.name, tower_file(current, digest).name}
+
+
+def test_a_training_that_fails_switches_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Wrong settings end in a sentence and status 1, and the worker keeps what it has."""
+    settings, current = tmp_path / "train.toml", tmp_path / "current.safetensors"
+    settings.write_text('train = "a.txt"\nvalid = "b.txt"\nout = "c.safetensors"\nbatch_size = 0\n')
+    assert script("train_and_switch").main(settings, current) == 1
+    assert "batch_size" in capsys.readouterr().err
+    assert not current.exists()
