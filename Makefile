@@ -8,7 +8,9 @@ POSTS ?= 1000
 
 ASYNCAPI_PARSER := @asyncapi/parser@3.6.6
 
-.PHONY: demo test check faults env services format schemas release-schemas constraints picture clean
+CONTAINERS ?= /tmp/nametag-containers
+
+.PHONY: demo test check faults containers env services format schemas release-schemas constraints picture clean
 
 demo: env  ## tag the example posts and watch
 	$(BIN)/nametag demo
@@ -25,6 +27,12 @@ check: env  ## format, lint, types, import rule and unit tests
 
 faults: env services  ## kill, stop and cut off what the workers lean on; RUNS, SEED and POSTS say how much
 	PYTHONPATH=. OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults --runs $(RUNS) --seed $(SEED) --posts $(POSTS)
+
+containers: env  ## build the images and try the compose file on an engine of Debian's; as root; CONTAINERS is its folder
+	@$(call need,dockerd,docker.io iptables,install Debian's docker.io)
+	@$(call need,docker-compose,docker-compose,install Debian's docker-compose)
+	@$(call need,debootstrap,debootstrap,install it for the stand-ins of base images)
+	PYTHONPATH=. $(BIN)/python -m tests.containers $(CONTAINERS)
 
 env: .venv/.made  ## the environment alone
 

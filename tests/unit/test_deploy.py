@@ -24,7 +24,7 @@ REPOSITORY = Path(__file__).parents[2]
 DEPLOY = REPOSITORY / "deploy"
 BASE = DEPLOY / "kubernetes" / "base"
 OVERLAYS = ("cpu", "gpu")
-DOCKERFILES = ("worker.Dockerfile", "trainer.Dockerfile")
+DOCKERFILE = DEPLOY / "nametag.Dockerfile"
 PORT = Settings().server.port
 
 # The seconds that a worker may need beside shutdown_seconds, to leave the group and to end its threads.
@@ -94,8 +94,19 @@ def cluster_variables(overlay: str) -> dict[str, str]:
     return variables | {each["name"]: each["value"] for each in container(overlay).get("env", [])}
 
 
-def image_variables(name: str) -> dict[str, str]:
-    text = (DEPLOY / name).read_text(encoding="utf-8").replace("\\\n", " ")
+def dockerfile() -> str:
+    return DOCKERFILE.read_text(encoding="utf-8")
+
+
+def stages() -> dict[str, str]:
+    """The text of each stage, by its name."""
+    parts = re.split(r"^FROM \S+ AS (\w+)$", dockerfile(), flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def image_variables() -> dict[str, str]:
+    """What the worker's image sets; of two values the later, which is the CPU's."""
+    text = dockerfile().replace("\\\n", " ")
     lines = (shlex.split(line.removeprefix("ENV")) for line in text.splitlines() if line.startswith("ENV "))
     return dict(pair.split("=", 1) for line in lines for pair in line)
 
@@ -115,7 +126,7 @@ def duration(text: str) -> float:
 
 
 WORKERS = {
-    "image": lambda: image_variables("worker.Dockerfile"),
+    "image": image_variables,
     "compose": lambda: services()["worker"]["environment"],
     "cpu": lambda: cluster_variables("cpu"),
     "gpu": lambda: cluster_variables("gpu"),
@@ -222,9 +233,8 @@ def test_the_addresses_inside_compose_match() -> None:
 
 def test_the_port_is_the_same_everywhere() -> None:
     """Image, compose, Prometheus, probes and network policy name the port that the worker listens on."""
-    dockerfile = (DEPLOY / "worker.Dockerfile").read_text(encoding="utf-8")
-    assert f"EXPOSE {PORT}\n" in dockerfile
-    assert f"127.0.0.1:{PORT}/healthz" in dockerfile
+    assert f"EXPOSE {PORT}\n" in stages()["cuda"]
+    assert f"127.0.0.1:{PORT}/healthz" in stages()["cuda"]
     assert services()["worker"]["ports"] == [f"127.0.0.1:{PORT}:{PORT}"]
     job, *_ = load(DEPLOY / "prometheus" / "prometheus.yml")["scrape_configs"]
     assert job["dns_sd_configs"][0]["port"] == PORT
@@ -267,7 +277,7 @@ def test_pods_are_probed(overlay: str) -> None:
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_pods_have_no_right_too_many(overlay: str) -> None:
     """Not root, the image's own number, a file system that can't be written, no capability, no token, bounded."""
-    users = (DEPLOY / "worker.Dockerfile").read_text(encoding="utf-8")
+    users = dockerfile()
     all_of_it, worker = pod(overlay), container(overlay)
     assert all_of_it["securityContext"]["runAsNonRoot"] is True
     assert f"USER {all_of_it['securityContext']['runAsUser']}:{all_of_it['securityContext']['runAsGroup']}\n" in users
@@ -291,11 +301,8 @@ def test_the_overlays_run_on_their_device() -> None:
         cores = int(container(overlay)["resources"]["limits"]["cpu"])
         assert int(cluster_variables(overlay)["NAMETAG_THREADS"]) == cores - 1
     assert tags == {"cpu": ("cpu", "cpu"), "gpu": ("cuda", "cuda")}
+    assert {"cpu", "cuda"} <= set(stages())
     assert container("gpu")["resources"]["limits"]["nvidia.com/gpu"] == "1"
-    stages = re.findall(
-        r"^FROM \S+ AS (\w+)$", (DEPLOY / "worker.Dockerfile").read_text(encoding="utf-8"), re.MULTILINE
-    )
-    assert stages[-2:] == ["cuda", "cpu"]
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -343,40 +350,37 @@ def test_the_network_policy_is_the_guards() -> None:
     assert inside == {53, 9092, 6379}
 
 
-@pytest.mark.parametrize("name", DOCKERFILES)
-def test_images_are_run_by_their_own_user(name: str) -> None:
-    """The last user is a number above 0, and no file is handed over that a shell has to start."""
-    text = (DEPLOY / name).read_text(encoding="utf-8")
-    (user,) = re.findall(r"^USER (\d+):(\d+)$", text, re.MULTILINE)
+def test_images_are_run_by_their_own_user() -> None:
+    """The one user is a number above 0, and the program is started by no shell that would keep signals to itself."""
+    (user,) = re.findall(r"^USER (\d+):(\d+)$", dockerfile(), re.MULTILINE)
     assert all(int(number) >= 10000 for number in user)
-    assert '\nENTRYPOINT ["nametag"]\n' in text
-    assert "\nHEALTHCHECK " in text
+    assert "USER" in stages()["nametag"]
+    assert re.findall(r"^ENTRYPOINT .*$", dockerfile(), re.MULTILINE) == ['ENTRYPOINT ["nametag"]']
 
 
-def test_both_images_share_their_layers() -> None:
-    """What both are built from is the same to the letter, or torch is installed twice."""
-    shared = [re.search(r"^FROM.*?(?=^FROM \S+( AS cuda)?$)", (DEPLOY / name).read_text(encoding="utf-8"), re.M | re.S)
-              for name in DOCKERFILES]  # fmt: skip
-    assert all(shared)
-    first, second = (match[0] for match in shared if match)
-    assert first == second
-    assert "AS project" in first
+def test_the_images_have_a_stage_each() -> None:
+    """What compose builds is a stage, the last and so the default is the CPU's worker, and workers have a check."""
+    found = stages()
+    assert list(found)[-1] == "cpu"
+    for name in ("worker", "trainer"):
+        build = services()[name]["build"]
+        assert REPOSITORY / build["dockerfile"] == DOCKERFILE
+        assert build["target"] in found
+        assert build["args"] == {"PIP_OPTIONS": "${PIP_OPTIONS:-}"}
+    assert "FROM cuda AS cpu" in dockerfile()
+    assert "HEALTHCHECK --interval" in found["cuda"]
+    assert "HEALTHCHECK NONE" in found["trainer"]
 
 
-@pytest.mark.parametrize("name", DOCKERFILES)
-def test_what_images_are_built_from_is_let_through(name: str) -> None:
+def test_what_images_are_built_from_is_let_through() -> None:
     """All else stays out of the build: data, checkpoints and settings with secrets that lie about."""
-    first, *let_through = (
-        line
-        for line in (REPOSITORY / ".dockerignore").read_text(encoding="utf-8").splitlines()
-        if not line.startswith("#")
-    )
+    lines = (REPOSITORY / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    first, *let_through = (line for line in lines if not line.startswith("#"))
     assert first == "*"
-    for line in (DEPLOY / name).read_text(encoding="utf-8").splitlines():
-        if line.startswith("COPY ") and "--from" not in line:
-            for source in line.split()[1:-1]:
-                assert f"!{source}" in let_through
-                assert (REPOSITORY / source).exists()
+    copies = [line.split()[1:-1] for line in dockerfile().splitlines() if re.match(r"COPY (?!--from)", line)]
+    for source in (source for sources in copies for source in sources):
+        assert f"!{source}" in let_through
+        assert (REPOSITORY / source).exists()
 
 
 def test_no_secret_and_no_registry_is_baked_in() -> None:
