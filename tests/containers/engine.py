@@ -22,7 +22,7 @@ class TrialError(Exception):
 class Engine:
     """`dockerd` and its clients. Another engine on this machine, and who looks for one, sees nothing of it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, variables: dict[str, str]) -> None:
         self.folder = folder
         # Debian's client before others: those of Docker's own later releases build with a plugin only.
         path = os.pathsep.join(["/usr/bin", os.environ.get("PATH", "")])
@@ -30,7 +30,7 @@ class Engine:
             "PATH": path,
             "DOCKER_HOST": f"unix://{folder}/docker.sock",
             "DOCKER_BUILDKIT": "1",
-            "COMPOSE_DOCKER_CLI_BUILD": "1",
+            **variables,
         }
         self._process: subprocess.Popen[bytes] | None = None
         self._rules = ""

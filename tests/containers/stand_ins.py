@@ -4,6 +4,7 @@ What they have in common with the real ones is what ours lean on: the programs' 
 variables. They aren't small.
 """
 
+import re
 import shutil
 import subprocess
 import tempfile
@@ -15,7 +16,11 @@ from tests.native import native_services
 PACKAGES = ("ca-certificates", "python3", "python3-pip", "python3-venv")
 AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")
 
-APT = "apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends"
+# Java puts links among the manuals, which slim images are without.
+APT = (
+    "mkdir -p /usr/share/man/man1 && apt-get update -qq"
+    " && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends"
+)
 
 KAFKA = f"""\
 FROM python:3.12-slim
@@ -106,4 +111,18 @@ def _fill(context: Path, recipe: str) -> None:
     if recipe is KAFKA:
         (context / "kafka.sh").write_text(KAFKA_SH, encoding="utf-8")
         (context / "kafka-topics.sh").write_text(TOPICS_SH, encoding="utf-8")
-        shutil.copytree(native_services().kafka_jars(), context / "jars")
+        services = native_services()
+        shutil.copytree(services.kafka_jars(), context / "jars")
+        _add_tools(services.POM.read_text(encoding="utf-8"), context)
+
+
+def _add_tools(pom: str, context: Path) -> None:
+    """The commands' own jars, which the broker doesn't need."""
+    match = re.search(r"<artifactId>(kafka_[\d.]+)</artifactId>", pom)
+    assert match, "pom.xml names the broker"
+    (context / "pom.xml").write_text(pom.replace(match[1], "kafka-tools"), encoding="utf-8")
+    options = ["-DincludeScope=runtime", f"-DoutputDirectory={context / 'jars'}"]
+    command = ["mvn", "-q", "-B", "-f", str(context / "pom.xml"), "dependency:copy-dependencies", *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    if done.returncode != 0:
+        raise TrialError(f"Maven can't fetch Kafka's commands:\n{done.stdout[-1000:]}")
