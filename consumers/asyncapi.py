@@ -163,7 +163,7 @@ def _messages() -> Json:
         "entityEvent": {
             "title": "A tagged post",
             "contentType": "application/json",
-            "headers": _fixed_headers(EVENT_HEADERS),
+            "headers": _fixed_headers(EVENT_HEADERS, _TRACE),
             "payload": {"$ref": "#/components/schemas/EntityEvent"},
             "bindings": _key(_POST_ID),
         },
@@ -180,6 +180,7 @@ def _messages() -> Json:
                         "description": "When the post was taken back, where that was told.",
                     },
                     **_position("the delete"),
+                    **_TRACE,
                 },
             ),
             "payload": _NO_VALUE,
@@ -250,6 +251,15 @@ def _position(whose: str) -> Json:
 
 def _number(description: str) -> Json:
     return {"type": "string", "pattern": "^[0-9]+$", "description": description}
+
+
+_TRACE: Json = {
+    "traceparent": {
+        "type": "string",
+        "description": "The W3C trace context of the post, where it came with one.",
+    },
+    "tracestate": {"type": "string", "description": "What stands beside it."},
+}
 
 
 def _fixed_headers(fixed: tuple[Header, ...], others: Json | None = None) -> Json:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import AwareDatetime, ConfigDict, Field
 
 from consumers import wire
-from consumers.wire import SCHEMA_VERSION, PositionReport, WireModel, require_defaults
+from consumers.wire import SCHEMA_VERSION, PositionReport, TracedModel, require_defaults
 
 MAX_ID_CHARACTERS = 256
 
@@ -36,7 +36,7 @@ class Notice(NamedTuple):
     kind: str
 
 
-class Tombstone(WireModel):
+class Tombstone(TracedModel):
     """That a post is no more: what was learnt of it has to go.
 
     On Kafka it is a record without a value under the post's id, as compaction wants it, and its fields are headers; a
@@ -59,7 +59,8 @@ class Tombstone(WireModel):
             fields["deleted-at"] = self.deleted_at.isoformat()
         if self.position:
             fields |= {name: getattr(self.position, name) for name in ("topic", "partition", "offset")}
-        return (*TOMBSTONE_HEADERS, *((f"nametag-{name}", str(value).encode()) for name, value in fields.items()))
+        own = ((f"nametag-{name}", str(value).encode()) for name, value in fields.items())
+        return (*TOMBSTONE_HEADERS, *own, *self._trace)
 
     def to_json(self) -> bytes:
         """One line of JSON, as in `schemas/tombstone.schema.json`."""

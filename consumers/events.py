@@ -8,7 +8,7 @@ from pydantic import AwareDatetime, ConfigDict, Field, field_validator
 
 from consumers import wire
 from consumers.image_status import ImageStatus
-from consumers.wire import MAX_OFFSET, SCHEMA_VERSION, PositionReport, WireModel, require_defaults
+from consumers.wire import MAX_OFFSET, SCHEMA_VERSION, PositionReport, TracedModel, WireModel, require_defaults
 
 REGIONS_PER_SIDE = 7
 
@@ -91,7 +91,7 @@ class CheckpointName(WireModel):
     variant: str
 
 
-class EntityEvent(WireModel):
+class EntityEvent(TracedModel):
     """A tagged post, as it goes out on the entities topic under the post's id as its key."""
 
     model_config = ConfigDict(json_schema_extra=require_defaults)
@@ -122,6 +122,11 @@ class EntityEvent(WireModel):
             except OverflowError as error:
                 raise ValueError("it is in no year of UTC") from error
         return value
+
+    @property
+    def headers(self) -> tuple[tuple[str, bytes], ...]:
+        """The Kafka headers: what it is, and the trace context that its post came with."""
+        return (*EVENT_HEADERS, *self._trace)
 
     def to_json(self) -> bytes:
         """One line of JSON, as in `schemas/entity_event.schema.json`."""

@@ -8,10 +8,11 @@ from datetime import datetime
 from typing import Any, Literal, Self, TypeVar
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from consumers.errors import BadEvent, NewerSchema
 from consumers.source import Position
+from consumers.traces import Header
 
 SCHEMA_VERSION: Literal[1] = 1
 
@@ -29,6 +30,17 @@ class WireModel(BaseModel):
     """A message on the wire: frozen; fields that we don't know are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class TracedModel(WireModel):
+    """A message that we write, with the trace context of what it is about: headers on Kafka, and no field of it."""
+
+    _trace: tuple[Header, ...] = PrivateAttr(())
+
+    def traced(self, trace: tuple[Header, ...]) -> Self:
+        """This message, which `trace` goes along with from now on."""
+        self._trace = trace
+        return self
 
 
 class PositionReport(WireModel):

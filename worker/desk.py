@@ -23,6 +23,7 @@ from worker.checkpoints import Checkpoints, InUse
 from worker.errors import ImageError, TaggerBroken, TaggingFailed
 from worker.images import FoundFeatures, FoundPixels
 from worker.metrics import Metrics
+from worker.tracing import NO_TRACE, PostTrace
 
 LONG_TEXT = 10_000
 """Code points from which on a text is split into tokens beside asyncio."""
@@ -57,7 +58,7 @@ class Desk:
         self._metrics = metrics
         self._config = config
 
-    async def tag(self, post: Post, *, noted_as: str | None) -> Work:
+    async def tag(self, post: Post, *, noted_as: str | None, trace: PostTrace = NO_TRACE) -> Work:
         """Prepare and tag; by the checkpoint in use, and where that is new and breaks on the post, by the one before.
 
         `noted_as` is the id under which a delete finds the picture. Raises `BadMessage`, `TaggingFailed` where this
@@ -65,12 +66,12 @@ class Desk:
         """
         in_use = self._checkpoints.current
         try:
-            return await self._tag_with(in_use, post, noted_as)
+            return await self._tag_with(in_use, post, noted_as, trace)
         except (TaggingFailed, TaggerBroken) as error:
             other = self._checkpoints.instead_of(in_use)
             if other is None:
                 raise
-            work = await self._tag_with(other, post, noted_as)
+            work = await self._tag_with(other, post, noted_as, trace)
             self._checkpoints.blame(in_use, error)
             return work
 
@@ -99,16 +100,19 @@ class Desk:
             position=PositionReport.of(message.position),
         )
 
-    async def _tag_with(self, in_use: InUse, post: Post, noted_as: str | None) -> Work:
+    async def _tag_with(self, in_use: InUse, post: Post, noted_as: str | None, trace: PostTrace) -> Work:
         with self._metrics.stage("prepare"):
-            prepared, report = await self._prepare(in_use, post, noted_as)
+            prepared, report = await self._prepare(in_use, post, noted_as, trace)
         if not prepared.tokens:
             return Work(post, in_use, prepared, report, None)
-        tagged = await self._batcher.tag(prepared, in_use.runner)
+        with trace.span("tag"):
+            tagged = await self._batcher.tag(prepared, in_use.runner)
         self._checkpoints.note(in_use, post.shown.text, prepared, tagged.tagging.spans)
         return Work(post, in_use, prepared, report, tagged)
 
-    async def _prepare(self, in_use: InUse, post: Post, noted_as: str | None) -> tuple[Prepared, ImageReport]:
+    async def _prepare(
+        self, in_use: InUse, post: Post, noted_as: str | None, trace: PostTrace
+    ) -> tuple[Prepared, ImageReport]:
         tokens = await self._tokenize(in_use.tagger, post.shown.text)
         image = post.choose_image(self._config.image_choice)
         url = image.url if image else None
@@ -116,7 +120,7 @@ class Desk:
             return Prepared(tokens=tokens), ImageReport(status=ImageStatus.NONE, url=url)
         picture: FoundFeatures | FoundPixels
         try:
-            with self._metrics.stage("image"):
+            with self._metrics.stage("image"), trace.span("fetch"):
                 picture = await in_use.images.look_up(image, noted_as)
         except ImageError as error:
             return Prepared(tokens=tokens), ImageReport(status=error.status, url=url)

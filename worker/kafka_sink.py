@@ -24,7 +24,7 @@ from kafka.errors import (
 from consumers.dead_letters import DeadLetter
 from consumers.deletes import Tombstone
 from consumers.errors import Reason, SourceUnavailable
-from consumers.events import EVENT_HEADERS, EntityEvent
+from consumers.events import EntityEvent
 from consumers.kafka import KafkaConnection
 from consumers.kafka_connection import explain_missing, explain_unreachable, is_known_missing, wait_reachable
 from consumers.source import Offsets
@@ -227,7 +227,9 @@ class KafkaSink:
         """Hand `outcome` to the producer; gives back the wait (in seconds) for its acknowledgement."""
         try:
             if isinstance(outcome, EntityEvent):
-                return self._record(self._config.entities_topic, outcome.id.encode(), outcome.to_json(), EVENT_HEADERS)
+                return self._record(
+                    self._config.entities_topic, outcome.id.encode(), outcome.to_json(), outcome.headers
+                )
             if isinstance(outcome, Tombstone):
                 return self._record(self._config.entities_topic, outcome.id.encode(), None, outcome.headers)
             return self._record(self._config.dead_letters_topic, outcome.key, outcome.value, outcome.headers)

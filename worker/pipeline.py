@@ -42,6 +42,7 @@ from worker.pipeline_state import PipelineState, state_of
 from worker.publish import Arrival, EventSink, Finished, Outcome, Passed
 from worker.publisher import Publisher
 from worker.room import Room, RoomLimits
+from worker.tracing import NO_SPANS, PostTrace, Tracing
 
 log = logging.getLogger("nametag.pipeline")
 
@@ -69,6 +70,7 @@ class Parts:
     batcher: Batcher
     sink: EventSink
     metrics: Metrics
+    tracing: Tracing = NO_SPANS
 
 
 class Pipeline:
@@ -199,29 +201,34 @@ class Pipeline:
     async def _process(self, arrival: Arrival) -> None:
         """From message to outcome."""
         message = arrival.message
+        trace = self._parts.tracing.begin(message)
         post_ids: tuple[str, ...] = ()
         try:
             found = read_message(message, max_bytes=self._config.max_post_bytes)
             post_ids = (found.id,) if isinstance(found, Post) else ()
-            fate = await self._fate(found, arrival)
+            fate = await self._fate(found, arrival, trace)
         except BadMessage as error:
             fate = DeadLetter.of(message, error.reason, str(error))
             post_ids = post_ids or ids_of_bad(message, error)
         except TaggingFailed as error:
             fate = DeadLetter.of(message, Reason.TAGGING_FAILED, str(error), num_tries=error.num_tries)
-        if isinstance(fate, DeadLetter) and await self._deletions.cover(post_ids, arrival):
-            fate = Passed.SUPPRESSED
-        self._publisher.complete(message, Finished(fate, arrival, post_ids))
+        if isinstance(fate, DeadLetter):
+            if await self._deletions.cover(post_ids, arrival):
+                fate = Passed.SUPPRESSED
+        elif not isinstance(fate, Passed):
+            # A letter has all headers of its message anyway.
+            fate.traced(trace.headers)
+        self._publisher.complete(message, Finished(fate, arrival, post_ids, trace))
 
-    async def _fate(self, found: Post | Delete | Notice, arrival: Arrival) -> Outcome | Passed:
+    async def _fate(self, found: Post | Delete | Notice, arrival: Arrival, trace: PostTrace) -> Outcome | Passed:
         if isinstance(found, Notice):
             return Passed.NOTICE
         if isinstance(found, Delete):
             return await self._deletions.obey(found, arrival)
-        return await self._tag(found, arrival)
+        return await self._tag(found, arrival, trace)
 
-    async def _tag(self, post: Post, arrival: Arrival) -> Outcome | Passed:
-        work = await self._desk.tag(post, noted_as=post.id)
+    async def _tag(self, post: Post, arrival: Arrival, trace: PostTrace) -> Outcome | Passed:
+        work = await self._desk.tag(post, noted_as=post.id, trace=trace)
         if await self._deletions.cover((post.id,), arrival):
             return Passed.SUPPRESSED
         self._desk.remember(work)

@@ -13,6 +13,7 @@ from consumers.deletes import Tombstone
 from consumers.events import EntityEvent
 from consumers.source import Message, Offsets
 from worker.errors import SinkUnavailable
+from worker.tracing import NO_TRACE, PostTrace
 
 Outcome = EntityEvent | Tombstone | DeadLetter
 """What goes out for a message."""
@@ -42,11 +43,12 @@ class Arrival(NamedTuple):
 
 
 class Finished(NamedTuple):
-    """What becomes of a message, how it came, and the ids of the post that it may have been."""
+    """What becomes of a message, how it came, the ids of the post that it may have been, and its trace."""
 
     fate: Outcome | Passed
     arrival: Arrival
     post_ids: tuple[str, ...] = ()
+    trace: PostTrace = NO_TRACE
 
 
 class EventSink(Protocol):

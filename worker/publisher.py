@@ -17,6 +17,7 @@ from worker.metrics import Metrics
 from worker.publish import Arrival, EventSink, Finished, Outcome, Passed
 from worker.retry import RetryPolicy
 from worker.room import Room
+from worker.tracing import now_ns
 
 log = logging.getLogger("nametag.pipeline")
 
@@ -143,7 +144,9 @@ class Publisher:
             return {}
         # Only now: a post may have been deleted while it waited for others.
         release.outcomes[:] = map(self._unless_deleted, release.outcomes)
-        outcomes = [fate for fate, _, _ in release.outcomes if not isinstance(fate, Passed)]
+        fates = [finished.fate for finished in release.outcomes]
+        outcomes = [fate for fate in fates if not isinstance(fate, Passed)]
+        begun_ns = now_ns()
         try:
             with self._metrics.stage("publish"):
                 await self._sink.publish(outcomes, release.offsets, membership)
@@ -158,6 +161,7 @@ class Publisher:
             await self._leave(message)
             if message.timestamp_ms is not None:
                 self._metrics.latency.observe(max(0.0, time.time() - message.timestamp_ms / 1000))
+            finished.trace.published(begun_ns)
             self._on_published(finished.fate)
         offsets = {str(partition): offset for partition, offset in release.offsets.items()}
         log.info("published", extra={"num_posts": len(release.outcomes), "offsets": offsets})

@@ -27,6 +27,7 @@ from worker.room import RoomLimits
 from worker.server import Answers, ServerConfig, serve
 from worker.settings import Settings
 from worker.tag_one import TagOne, TagOneConfig
+from worker.tracing import NO_SPANS, Tracing
 from worker.transactional_sink import TransactionalKafkaSink
 
 
@@ -78,6 +79,9 @@ async def run_worker(
     try:
         async with AsyncExitStack() as stack:
             images = await stack.enter_async_context(image_source(settings, fetcher, cache, tagger))
+            tracing = Tracing.by_otlp() if settings.trace else NO_SPANS
+            # Beside asyncio, for it waits for whoever takes the spans.
+            stack.push_async_callback(asyncio.to_thread, tracing.close)
             checkpoints = make_checkpoints(settings, tagger, images, batcher, metrics)
             stack.push_async_callback(checkpoints.close)
             await checkpoints.look(at_start=True)
@@ -87,6 +91,7 @@ async def run_worker(
                 batcher=batcher,
                 sink=_sink(settings, files),
                 metrics=metrics,
+                tracing=tracing,
             )
             live = LiveHub() if on_listening else None
             pipeline = Pipeline(parts, _pipeline_config(settings), on_outcome, live)

@@ -263,6 +263,9 @@ class Settings(BaseSettings):
         ge=0,
         description="The least seconds between two publications, under load; more is cheaper, and later.",
     )
+    trace: bool = Field(
+        False, description="Whether posts with a traceparent get spans, sent by OTLP; OTEL_… variables say where."
+    )
     log_format: Literal["text", "json"] = Field("text", description="Whether logs are lines of text or of JSON.")
     kafka: KafkaTable = Field(KafkaTable(), description="The brokers, the topics and the consumer group.")
     redis: RedisTable = Field(RedisTable(), description="The image cache.")

@@ -51,7 +51,9 @@ def test_the_document_says_no_header_that_no_letter_has() -> None:
 def test_events_and_tombstones_have_the_headers_of_the_document() -> None:
     """Both are told apart by `nametag-schema`, and a tombstone says when, and where its delete stood."""
     stone = Tombstone(id="1", deleted_at=datetime(2026, 1, 1, tzinfo=UTC), position=PositionReport.of(POSITION))
-    for name, own in (("entityEvent", EVENT_HEADERS), ("tombstone", stone.headers)):
+    trace = (("traceparent", b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"), ("tracestate", b"a=1"))
+    stone.traced(trace)
+    for name, own in (("entityEvent", (*EVENT_HEADERS, *trace)), ("tombstone", stone.headers)):
         headers = {header: value.decode() for header, value in own}
         assert set(headers) == set(headers_of(name)["properties"])
         jsonschema.Draft202012Validator(headers_of(name)).validate(headers)

@@ -6,7 +6,7 @@ The end-to-end tests hold the same on a real Kafka and a real Redis.
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -565,6 +565,24 @@ def test_who_watches_sees_what_was_published_with_its_attention() -> None:
     world = run(scenario, live=hub)
     events = [outcome for outcome in world.sink.outcomes if isinstance(outcome, EntityEvent)]
     assert [event.image.attention for event in events] == [None, None]
+
+
+def test_a_trace_context_goes_on_with_the_event() -> None:
+    """And with the tombstone of its delete; a post without one has none."""
+    trace = (("traceparent", b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),)
+
+    async def scenario(world: World) -> None:
+        first, second = post(0), post(1)
+        delete = Message(position=Position(FIRST, 2), value=None, key=b"0-1", headers=trace)
+        world.send(replace(first, headers=(("x", b"1"), *trace)), second)
+        await world.until(lambda: world.source.committed == {FIRST: 2})
+        world.send(delete)
+        await world.until(lambda: world.source.committed == {FIRST: 3})
+        await world.finish()
+
+    outcomes = run(scenario).sink.outcomes
+    traces = [tuple(each for each in outcome.headers if each[0] == "traceparent") for outcome in outcomes]
+    assert traces == [trace, (), trace]
 
 
 def test_a_post_that_comes_alone_leaves_no_trace() -> None:
