@@ -174,6 +174,7 @@ class _Trial:
     def _look_at_metrics(self) -> None:
         with step("the worker is ready, and Prometheus has its lag and the rules"):
             expect(ask(f"{WORKER}/readyz"), "ready\n")
+            expect("<html" in ask(f"{WORKER}/live"), True)
             wait_for("scrape", lambda: query('up{job="nametag"}') == ["1"], 60)
             wait_for("lag", lambda: len(query("sum(nametag_partition_processable_lag)")) == 1, 60)
             rules = json.loads(ask(f"{PROMETHEUS}/api/v1/rules"))["data"]["groups"]
