@@ -79,7 +79,7 @@ class Place:
 PLACES = (
     Place("kafka.coordinator.base", "BaseCoordinator", "_do_join_and_sync_async", "in_join", None, _around_awaited),
     Place("consumers.kafka", "KafkaSource", "deliver", None, "after_poll"),
-    Place("worker.pipeline", "Pipeline", "_prepare", None, "after_prepare", _around_awaited),
+    Place("worker.desk", "Desk", "_prepare", None, "after_prepare", _around_awaited),
     Place("model.inference", "Tagger", "tag", "in_tag", None),
     Place(
         "worker.transactional_sink", "TransactionalKafkaSink", "_send_in_transaction", "before_produce", "after_produce"
