@@ -85,6 +85,8 @@ class Engine:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+        # It leaves this one mounted, and then its folder can't be removed.
+        subprocess.run(["umount", f"{self.folder}/exec/netns/default"], capture_output=True, check=False)
         subprocess.run(["iptables-restore"], input=self._rules, text=True, check=False)
         for name in _bridges() - self._bridges:
             subprocess.run(["ip", "link", "delete", name], check=False)
