@@ -2,7 +2,7 @@
 
 named     a watched file was replaced, or a key of Redis names another (worker/checkpoint_place.py)
 loaded    beside the one in use, on a thread of its own
-checked   on a sample, on the device between two batches (worker/shadow.py)
+checked   there, on a sample (worker/shadow.py): on the device's thread it would hold up a batch for its length
 shadowed  where that is asked for: it tags a share of the posts too, until enough were compared
 swapped   posts that come from now on are prepared for it; those under way end with the one before
 tried     the one before is kept for a while. Posts that the new one breaks on are tagged by the one
@@ -155,7 +155,7 @@ class Checkpoints:
         if candidate.tagger.checkpoint_id == self.current.tagger.checkpoint_id:
             log.info("checkpoint_same", extra={"id": candidate.tagger.checkpoint_id})
             return None
-        await self._batcher.between_batches(partial(check_on_sample, candidate.tagger))
+        await asyncio.to_thread(check_on_sample, candidate.tagger)
         if shadows and not await self._shadowed(candidate):
             return None
         return candidate

@@ -30,7 +30,7 @@ class Unfit(Exception):
 
 
 def check_on_sample(tagger: PostTagger) -> None:
-    """Let `tagger` tag the sample, with a picture where it looks at any; for the device's thread. Raises `Unfit`."""
+    """Let `tagger` tag the sample, with a picture where it looks at any. Raises `Unfit`."""
     try:
         tokens = [tagger.tokenize(text) for text in SAMPLE]
         features = None
