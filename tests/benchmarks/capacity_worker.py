@@ -1,0 +1,257 @@
+"""One real worker on Kafka and Redis: what a post costs it, and how it fares below and above its capacity."""
+
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from PIL import Image
+
+from deploy.native.services import NativeRedis
+from tests.benchmarks.kafka_run import PARTITIONS, KafkaRun, kafka_run
+from tests.faults.image_host import ImageHost
+
+PICTURE_SHARE = 0.31
+"""Of the posts of the real minute in ../shared/data/archive: 891 of 2,830 show a picture."""
+NUM_NEW = 150
+"""Pictures that the worker has never seen; each costs a decoding and a look of the tower."""
+_TICK = os.sysconf("SC_CLK_TCK")
+_LATENCY = "nametag_post_latency_seconds"
+
+Figures = dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Posts:
+    """Captions and photos of the corpora."""
+
+    captions: Sequence[str]
+    photos: Sequence[bytes]
+
+    def new_pictures(self) -> list[bytes]:
+        """Photos with a corner of another colour, so that none has the pixels of another."""
+        made = []
+        for number in range(NUM_NEW):
+            with Image.open(io.BytesIO(self.photos[number % len(self.photos)])) as photo:
+                image = photo.convert("RGB")
+            image.paste((number % 256, number // 256 * 60, 90), (0, 0, image.width // 4, image.height // 4))
+            buffer = io.BytesIO()
+            image.save(buffer, "JPEG", quality=88)
+            made.append(buffer.getvalue())
+        return made
+
+
+@dataclass(slots=True)
+class Load:
+    """Sends posts round the partitions; a post with a picture has the URL of `picture`."""
+
+    run: KafkaRun
+    producer: KafkaProducer
+    posts: Posts
+    origin: str
+    num_sent: int = 0
+    num_bytes: int = 0
+
+    def send(self, pictures: Iterator[int] | None) -> None:
+        """One post; of those with pictures every PICTURE_SHARE-th has the next of `pictures`."""
+        number = self.num_sent
+        post = {"id": str(10**18 + number), "text": self.posts.captions[number * 7919 % len(self.posts.captions)]}
+        shows = int((number + 1) * PICTURE_SHARE) > int(number * PICTURE_SHARE)
+        if pictures is not None and shows and (picture := next(pictures, None)) is not None:
+            post["image_url"] = f"{self.origin}/media/{picture}.jpg"
+        value = json.dumps(post).encode()
+        self.producer.send(self.run.topics["posts"], value, partition=number % PARTITIONS)
+        self.num_sent += 1
+        self.num_bytes += len(value)
+
+    def send_paced(self, pictures: Iterator[int], rate: float, seconds: float) -> None:
+        """`rate` posts a second, every 10 ms those that are due."""
+        start, begun = time.monotonic(), self.num_sent
+        while (passed := time.monotonic() - start) < seconds:
+            while self.num_sent - begun < rate * passed:
+                self.send(pictures)
+            time.sleep(0.01)
+
+
+class Worker:
+    """A worker process, looked at through its metrics and /proc."""
+
+    def __init__(self, run: KafkaRun, redis: str, origin: str) -> None:
+        settings = run.settings | {"NAMETAG_REDIS__URL": redis, "NAMETAG_IMAGES__ALLOW_ORIGINS": origin}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "worker.cli", "worker"],
+            env=os.environ | settings,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self._address = ""
+        threading.Thread(target=self._read_log, daemon=True).start()
+
+    def end(self) -> None:
+        """Let it finish, for a minute at most."""
+        self._process.terminate()
+        self._process.wait(timeout=60)
+
+    def look(self) -> Figures:
+        """Its counters, with the time, its processor time and its memory, decoding processes included."""
+        text = ""
+        while not text:
+            if self._process.poll() is not None:
+                raise SystemExit(f"the worker ended with {self._process.returncode}")
+            with suppress(OSError, ValueError):
+                text = urllib.request.urlopen(self._address + "/metrics", timeout=10).read().decode()
+            time.sleep(0.25)  # to look costs the worker time, too
+        found = {name: float(value) for name, value in re.findall(r"^(nametag\S+) (\S+)$", text, re.MULTILINE)}
+        pids = [self._process.pid, *_children(self._process.pid)]
+        done = sum(value for name, value in found.items() if name.startswith("nametag_posts_total"))
+        return found | {
+            "done": done,
+            "time": time.monotonic(),
+            "cpu": sum(map(_cpu_seconds, pids)),
+            "rss": float(_rss(self._process.pid)),
+            "rss_all": float(sum(map(_rss, pids))),
+        }
+
+    def wait_for(self, num_posts: float, seconds: float = 30.0) -> Figures:
+        """How it stands once `num_posts` are done in all, or after `seconds` more."""
+        give_up_at = time.monotonic() + seconds
+        while (state := self.look())["done"] < num_posts and time.monotonic() < give_up_at:
+            pass
+        return state
+
+    def _read_log(self) -> None:
+        assert self._process.stderr is not None
+        for line in self._process.stderr:  # read for ever, so that the worker never waits for us
+            if found := re.search(r"address=(\S+)", line):
+                self._address = found[1]
+
+
+def measure_worker(kafka: str, posts: Posts, *, seconds: float) -> Figures:
+    """With captions alone and with known pictures, all at once; paced, for `seconds` each; and with new pictures."""
+    new = posts.new_pictures()
+    known = len(posts.photos)
+    with NativeRedis() as redis, kafka_run(kafka) as run, _image_host([*posts.photos, *new]) as host:
+        load = Load(run, KafkaProducer(bootstrap_servers=kafka, linger_ms=5), posts, host.origin)
+        worker = Worker(run, redis.address, host.origin)
+        try:
+            _saturate(load, worker, None, 200)  # what only the first posts cost
+            figures = _named("captions", _saturate(load, worker, None, 2500))
+            _saturate(load, worker, _cycle(known), 300)
+            figures |= _named("known", warm := _saturate(load, worker, _cycle(known), 2000))
+            figures |= _named("below", _pace(load, worker, _cycle(known), 0.6 * warm["posts_per_second"], seconds))
+            worker.wait_for(load.num_sent)
+            figures |= _named("above", _pace(load, worker, _cycle(known), 1.3 * warm["posts_per_second"], seconds))
+            worker.wait_for(load.num_sent)
+            figures |= _named("new", _saturate(load, worker, iter(range(known, known + NUM_NEW)), 480))
+            worker.wait_for(load.num_sent)
+        finally:
+            worker.end()
+        load.producer.close()
+        return figures | {"post_bytes": load.num_bytes / load.num_sent, "event_bytes": _event_bytes(run, kafka)}
+
+
+def _saturate(load: Load, worker: Worker, pictures: Iterator[int] | None, num_posts: int) -> Figures:
+    """Send them all at once; the figures are of those from the first tenth to the last, when the room is full."""
+    begun = load.num_sent
+    for _ in range(num_posts):
+        load.send(pictures)
+    load.producer.flush()
+    first = worker.wait_for(begun + num_posts / 10)
+    last = worker.wait_for(begun + num_posts * 0.9)
+    worker.wait_for(load.num_sent)
+    return _between(first, last)
+
+
+def _pace(load: Load, worker: Worker, pictures: Iterator[int], rate: float, seconds: float) -> Figures:
+    """The figures of `rate` posts a second, with the posts that were not done at the end."""
+    first = worker.look()
+    load.send_paced(pictures, rate, seconds)
+    last = worker.look()
+    return _between(first, last) | {"rate": rate, "seconds": seconds, "left": load.num_sent - last["done"]}
+
+
+def _between(first: Figures, last: Figures) -> Figures:
+    change = {name: last[name] - first.get(name, 0.0) for name in last}
+    num_posts = max(1.0, change["done"])
+    num_flushes = max(1.0, change['nametag_stage_seconds_count{stage="publish"}'])
+    figures = {
+        "posts_per_second": num_posts / change["time"],
+        "cpu_post_seconds": change["cpu"] / num_posts,
+        "cores": change["cpu"] / change["time"],
+        "load": os.getloadavg()[0],
+        "device_post_seconds": change["nametag_device_busy_seconds_total"] / num_posts,
+        "batch_posts": change["nametag_batch_posts_sum"] / max(1.0, change["nametag_batch_posts_count"]),
+        "tower_pictures": change["nametag_tower_images_total"],
+        "publish_seconds": change['nametag_stage_seconds_sum{stage="publish"}'] / num_flushes,
+        "flushes_per_second": num_flushes / change["time"],
+        "latency_mean_seconds": change[f"{_LATENCY}_sum"] / max(1.0, change[f"{_LATENCY}_count"]),
+        "worker_rss_bytes": last["rss"],
+        "worker_and_decoders_rss_bytes": last["rss_all"],
+    }
+    shares = {f"latency_within_{at}": change[f'{_LATENCY}_bucket{{le="{at}"}}'] / num_posts for at in ("0.5", "1.0")}
+    told = {
+        name.removeprefix("nametag_"): value
+        for name, value in change.items()
+        if value and name.startswith(("nametag_cache_events_total", "nametag_images_total"))
+    }
+    return figures | shares | told
+
+
+def _named(load: str, figures: Figures) -> Figures:
+    return {f"{load}_{name}": value for name, value in figures.items()}
+
+
+def _cycle(number: int) -> Iterator[int]:
+    while True:
+        yield from range(number)
+
+
+@contextmanager
+def _image_host(pictures: list[bytes]) -> Iterator[ImageHost]:
+    host = ImageHost(pictures)
+    try:
+        yield host
+    finally:
+        host.close()
+
+
+def _children(pid: int) -> list[int]:
+    lists = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for each in lists for child in each.read_text().split()]
+
+
+def _cpu_seconds(pid: int) -> float:
+    with suppress(OSError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / _TICK
+    return 0.0
+
+
+def _rss(pid: int) -> int:
+    with suppress(OSError):
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return 0
+
+
+def _event_bytes(run: KafkaRun, kafka: str) -> float:
+    """Of the key and the value of an event, over the first hundreds."""
+    consumer = KafkaConsumer(bootstrap_servers=kafka, auto_offset_reset="earliest", isolation_level="read_committed")
+    consumer.assign([TopicPartition(run.topics["entities"], number) for number in range(PARTITIONS)])
+    sizes: list[int] = []
+    while len(sizes) < 500:
+        records = [record for batch in consumer.poll(timeout_ms=2000).values() for record in batch]
+        sizes += [len(record.key or b"") + len(record.value or b"") for record in records]
+        if not records:
+            break
+    consumer.close()
+    return sum(sizes) / max(1, len(sizes))
