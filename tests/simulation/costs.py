@@ -1,0 +1,57 @@
+"""What a worker costs, as `tests/benchmarks/capacity.py` measured it on the machine named in measured.json."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+MEASURED = Path(__file__).with_name("measured.json")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Costs:
+    """Seconds of one core. A batch takes `batch` + posts × (`post` + `loop`) + new pictures × `tower`.
+
+    `loop` is what the rest of the process takes a post: reading, JSON, cache, publishing. It is counted as if it never
+    ran beside the device's thread, which Python's lock makes nearly true on a CPU. `decode` is a process of its own.
+    """
+
+    batch: float
+    post: float
+    loop: float
+    tower: float
+    decode: float
+    publish: float
+    features_bytes: float = 25_800.0
+    """Of a picture's features in the cache."""
+
+    @classmethod
+    def measured(cls, path: Path = MEASURED) -> Self:
+        """Those of the last kept run of the benchmark."""
+        figures = json.loads(path.read_text())["figures"]
+        batch, post = figures["tag_batch_seconds"], figures["tag_post_seconds"]
+        whole = figures["captions_cpu_post_seconds"]
+        return cls(
+            batch=batch,
+            post=post,
+            loop=max(0.0, whole - post - batch / figures["captions_batch_posts"]),
+            tower=figures["tower_picture_seconds"],
+            decode=figures["decode_picture_seconds"],
+            publish=figures["captions_publish_seconds"],
+            features_bytes=figures["features_bytes"],
+        )
+
+    def post_seconds(self, pictures: float, batch_posts: float = 32.0) -> float:
+        """Of the worker's own core for a post in a full batch, with so many new `pictures` a post."""
+        return self.batch / batch_posts + self.post + self.loop + pictures * self.tower
+
+    def stretched(self, factor: float) -> "Costs":
+        """The same on a machine that is so much slower."""
+        return Costs(
+            batch=self.batch * factor,
+            post=self.post * factor,
+            loop=self.loop * factor,
+            tower=self.tower * factor,
+            decode=self.decode * factor,
+            publish=self.publish,
+        )
