@@ -31,7 +31,7 @@ from worker.settings import STARTER_CHECKPOINT
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "mner"
 BATCHES = (1, 8, 32)
 ROUNDS = 15
-WORKER_SECONDS = 15.0
+WORKER_SECONDS = 20.0
 
 Figures = dict[str, float]
 

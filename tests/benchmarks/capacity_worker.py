@@ -173,9 +173,12 @@ def _saturate(load: Load, worker: Worker, pictures: Iterator[int] | None, num_po
 
 
 def _pace(load: Load, worker: Worker, pictures: Iterator[int], rate: float, seconds: float) -> Figures:
-    """The figures of `rate` posts a second, with the posts that were not done at the end."""
+    """The figures of the second half of `seconds` at `rate` posts a second, and the posts left at the end."""
+    sending = threading.Thread(target=load.send_paced, args=(pictures, rate, seconds))
+    sending.start()
+    time.sleep(seconds / 2)  # in the first one the room fills, and what is taken isn't what is done
     first = worker.look()
-    load.send_paced(pictures, rate, seconds)
+    sending.join()
     last = worker.look()
     return _between(first, last) | {"rate": rate, "seconds": seconds, "left": load.num_sent - last["done"]}
 
