@@ -19,7 +19,7 @@ def check_worker(costs: Costs, *, seed: int, path: Path = MEASURED) -> str:
     lines = [
         f"known pictures, all posts at once: {figures['known_posts_per_second']:.0f} posts/s by the clock on "
         f"{figures['known_cores']:.2f} cores; processor time says {said:.0f} (ratio {stretch:.2f})",
-        "| load | | posts/s done, second half | median, or mean, latency | left at the end | cores it had |",
+        "| load | | posts/s, second half | latency: median, real mean | left at the end | cores it had |",
         "|---|---|---|---|---|---|",
     ]
     for load in ("below", "above"):
