@@ -13,7 +13,7 @@ from torch import Tensor
 
 from model.checkpoint import Checkpoint, load
 from model.crf import TagSpan
-from model.errors import CheckpointError
+from model.errors import CheckpointError, TaggingError
 from model.labels import Span, spans_of
 from model.tagger import NUM_REGIONS
 from model.tokenizer import Token, tokenize
@@ -92,7 +92,10 @@ class Tagger:
 
     @torch.inference_mode()
     def tag(self, inputs: Sequence[TaggingInput]) -> list[Tagging]:
-        """Tag posts; as many taggings as inputs, in their order, whatever else is in the batch."""
+        """Tag posts; as many taggings as inputs, in their order, whatever else is in the batch.
+
+        Raises `TaggingError` where the weights make no numbers of one of them.
+        """
         pieces = [
             (row, post.tokens[start : start + WINDOW], post.features)
             for row, post in enumerate(inputs)
@@ -119,6 +122,10 @@ class Tagger:
             checkpoint.config.region_width,
         ).to(self._device)
         emissions, attention, gates = self._network(batch)
+        seen = [row for row, (_, _, features) in enumerate(pieces) if features is not None]
+        # Finite weights may still overflow; from what is no number the CRF would read that there are no names.
+        if not _are_numbers(emissions[batch.mask]) or (attention is not None and not _are_numbers(attention[seen])):
+            raise TaggingError("the network computes what is no number")
         by_word = None if gates is None else gates.mean(dim=2)  # (B, T)
         paths = self._network.crf.decode(emissions, batch.mask)
         found = [spans_of([self.labels.tags[tag] for tag in path]) for path in paths]
@@ -145,3 +152,7 @@ class Tagger:
 
     def _numbered(self, span: Span) -> TagSpan:
         return span.start, span.end, self.labels.index(f"B-{span.type}"), self.labels.index(f"I-{span.type}")
+
+
+def _are_numbers(values: Tensor) -> bool:
+    return bool(torch.isfinite(values).all())

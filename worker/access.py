@@ -159,7 +159,8 @@ class Access:
                 told = (await request.post()).get("token")
         except TimeoutError:
             return refuse(408, "the form didn't come in time")
-        except ValueError:
+        except Exception:
+            # A form that can't be read, for whichever of its many reasons, holds no token.
             told = None
         return self._exchange(told)
 
@@ -215,4 +216,4 @@ def _is_same(told: str, right: str) -> bool:
 
 
 def _bytes(text: str) -> bytes:
-    return text.encode("utf-8", "surrogateescape")
+    return text.encode("utf-8", "backslashreplace")

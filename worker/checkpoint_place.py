@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -13,6 +14,7 @@ from redis.exceptions import RedisError
 log = logging.getLogger("nametag.checkpoints")
 
 MAX_PATH_BYTES = 4096
+MAX_FILE_BYTES = 4 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,15 @@ class WatchedKey:
     async def close(self) -> None:
         """Disconnect."""
         await self._client.aclose()
+
+
+def check_is_file(path: Path) -> None:
+    """Raise a ValueError for what is no file of a checkpoint's size: reading a pipe or a device may never end."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError("it is no regular file")
+    if found.st_size > MAX_FILE_BYTES:
+        raise ValueError(f"it has more than {MAX_FILE_BYTES >> 30} GiB")
 
 
 def _named(path: Path) -> Named | None:

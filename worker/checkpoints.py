@@ -18,14 +18,14 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from model.errors import ModelError
 from model.inference import TaggedSpan
 from worker.batch_runner import BatchRunner, PostTagger, Prepared
 from worker.batches import Batcher
-from worker.checkpoint_place import CheckpointPlace, Named
+from worker.checkpoint_place import CheckpointPlace, Named, check_is_file
 from worker.errors import TaggerBroken, WorkerError
 from worker.images import ImageSource
 from worker.metrics import Metrics
+from worker.own_thread import OwnThread
 from worker.shadow import Agreement, ShadowPost, Unfit, check_on_sample, is_comparable, tag_in_shadow
 
 log = logging.getLogger("nametag.checkpoints")
@@ -89,8 +89,9 @@ class Checkpoints:
         self._place = place
         self._build = build
         self._config = config or SwapConfig()
+        self._loader = OwnThread("checkpoint-loader")
         self._previous: InUse | None = None
-        self._rejected: InUse | None = None
+        """The last that stood its trial, while the one in use is on its own."""
         self._trial_until = 0.0
         self._num_failures = 0
         self._known: Named | None = None
@@ -115,7 +116,8 @@ class Checkpoints:
         log.info("checkpoint_found", extra={"file": named.path.name})
         try:
             candidate = await self._fit(named, shadows=self._config.shadow_share > 0 and not at_start)
-        except (Unfit, ModelError, WorkerError, OSError, RuntimeError, MemoryError) as error:
+        except Exception as error:
+            # The border to a stranger's file: whatever it breaks, the one in use goes on.
             self._metrics.checkpoint_changes.labels("refused").inc()
             kept = self.current.tagger.checkpoint_id
             log.error("checkpoint_refused", extra={"file": named.path.name, "reason": str(error)[:500], "kept": kept})
@@ -130,9 +132,7 @@ class Checkpoints:
 
     def instead_of(self, failed: InUse) -> InUse | None:
         """Who may tag a post that `failed` broke on; None where nobody else is there."""
-        if failed is self.current:
-            return self._previous
-        return self.current if failed is self._rejected else None
+        return self._previous if failed is self.current else self.current
 
     def blame(self, failed: InUse, error: WorkerError) -> None:
         """A post that `failed` broke on was tagged by `instead_of` it."""
@@ -145,17 +145,20 @@ class Checkpoints:
 
     async def close(self) -> None:
         """Let go of where checkpoints are named."""
+        self._loader.end()
         if self._place is not None:
             await self._place.close()
 
     async def _fit(self, named: Named, *, shadows: bool) -> InUse | None:
         """The candidate in the file; None where it is the one in use, or another was named meanwhile."""
         assert self._build is not None
-        candidate = await asyncio.to_thread(self._build, named.path)
+        # On a thread that nobody waits for at the end: a file may be on a disk that doesn't answer.
+        await self._loader.call(partial(check_is_file, named.path))
+        candidate = await self._loader.call(partial(self._build, named.path))
         if candidate.tagger.checkpoint_id == self.current.tagger.checkpoint_id:
             log.info("checkpoint_same", extra={"id": candidate.tagger.checkpoint_id})
             return None
-        await asyncio.to_thread(check_on_sample, candidate.tagger)
+        await self._loader.call(partial(check_on_sample, candidate.tagger))
         if shadows and not await self._shadowed(candidate):
             return None
         return candidate
@@ -171,6 +174,7 @@ class Checkpoints:
             comparing = asyncio.create_task(self._shadow.compare())
             try:
                 while not (await asyncio.wait({comparing}, timeout=config.poll_seconds))[0]:
+                    self._end_trial_in_time()
                     self._metrics.agreement.set(self._shadow.agreement.ratio)
                     assert self._place is not None
                     if (named := await self._place.look()) is not None and named != self._known:
@@ -189,21 +193,22 @@ class Checkpoints:
         return True
 
     def _swap(self, candidate: InUse) -> None:
-        self._previous, self.current = self.current, candidate
-        self._rejected = None
+        before, self.current = self.current, candidate
+        # While one is on trial, the one that stood its own is kept: two bad ones may follow each other.
+        self._previous = self._previous or before
         self._num_failures = 0
         self._trial_until = time.monotonic() + self._config.trial_seconds
         self._metrics.checkpoint_changes.labels("swapped").inc()
-        self._tell_current(self._previous)
-        ids = {"before": self._previous.tagger.checkpoint_id, "now": candidate.tagger.checkpoint_id}
+        self._tell_current(before)
+        ids = {"before": before.tagger.checkpoint_id, "now": candidate.tagger.checkpoint_id}
         log.info("checkpoint_swapped", extra=ids)
 
     def _roll_back(self, reason: str) -> None:
         assert self._previous is not None
-        self._rejected, self.current, self._previous = self.current, self._previous, None
+        rejected, self.current, self._previous = self.current, self._previous, None
         self._metrics.checkpoint_changes.labels("rolled_back").inc()
-        self._tell_current(self._rejected)
-        ids = {"given_up": self._rejected.tagger.checkpoint_id, "now": self.current.tagger.checkpoint_id}
+        self._tell_current(rejected)
+        ids = {"given_up": rejected.tagger.checkpoint_id, "now": self.current.tagger.checkpoint_id}
         log.error("checkpoint_rolled_back", extra={**ids, "reason": reason[:500], "next": "name another checkpoint"})
 
     def _end_trial_in_time(self) -> None:

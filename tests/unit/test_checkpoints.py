@@ -1,7 +1,10 @@
 """Another checkpoint takes over while posts go on: checked first, tried after, and given up where it breaks."""
 
 import asyncio
+import os
+import tempfile
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +14,20 @@ import torch
 
 from consumers.posts import Post
 from consumers.source import Message, Partition, Position
+from model.checkpoint import load
 from model.errors import CheckpointError
-from model.inference import TaggedSpan, Tagging, TaggingInput
+from model.inference import TaggedSpan, Tagger, Tagging, TaggingInput
 from model.tokenizer import Token, tokenize
+from model.tower_file import tower_of
 from worker.batch_runner import BatchLimits, BatchRunner, Prepared
 from worker.batches import Batcher
-from worker.checkpoint_place import Named, WatchedFile
+from worker.checkpoint_place import Named, WatchedFile, check_is_file
 from worker.checkpoints import MOST_FAILURES, Checkpoints, InUse, SwapConfig
 from worker.desk import Desk, DeskConfig
 from worker.errors import TaggerBroken, TaggingFailed
 from worker.images import FoundFeatures, FoundPixels
 from worker.metrics import Metrics
+from worker.settings import STARTER_CHECKPOINT
 from worker.shadow import SAMPLE, Agreement, Unfit, check_on_sample, is_comparable
 
 HERE = Position(Partition("posts", 0), 0)
@@ -63,6 +69,7 @@ class Place:
     """Names what the test names."""
 
     def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory()
         self.named: Named | None = None
 
     async def look(self) -> Named | None:
@@ -72,7 +79,9 @@ class Place:
         pass
 
     def name(self, checkpoint: str, version: int = 0) -> None:
-        self.named = Named(Path(checkpoint), (0, 0, version))
+        path = Path(self._folder.name) / checkpoint
+        path.touch()
+        self.named = Named(path, (0, 0, version))
 
 
 class World:
@@ -229,6 +238,41 @@ def test_a_new_checkpoint_that_breaks_on_everything_is_gone_at_once() -> None:
         assert found == [("old", ["Anna"])] * 50
 
     assert run(scenario).count("rolled_back") == 1
+
+
+def test_two_bad_ones_in_a_row_bring_back_the_last_that_was_good() -> None:
+    """Whoever mends a bad checkpoint by another bad one loses no post by it."""
+
+    async def scenario(world: World) -> None:
+        first = Fake("first")
+        await world.offer(first)
+        await world.offer(Fake("second", breaks_on="tricky"), "another")
+        first.breaks_on = "tricky"
+        for _ in range(MOST_FAILURES + 2):
+            assert await world.tag("tricky Anna") == ("old", ["Anna"])
+        assert (await world.tag("fine"))[0] == "old"
+
+    assert run(scenario).count("rolled_back") == 1
+
+
+def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+    """A pipe would never end, and a device neither; a build isn't begun."""
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero"), tmp_path):
+        with pytest.raises(ValueError, match="no regular file"):
+            check_is_file(path)
+
+
+def test_a_checkpoint_whose_weights_overflow_is_refused() -> None:
+    """All of them are numbers, and what they make is none: no names would be found, and none missed."""
+    checkpoint, _ = load(STARTER_CHECKPOINT)
+    state = dict(checkpoint.state)
+    for name, value in (("text", 0.0), ("regions", 100.0), ("weigh", 3e38)):
+        state[f"attend.{name}.weight"] = torch.full_like(state[f"attend.{name}.weight"].float(), value)
+    tagger = Tagger(replace(checkpoint, state=state), "overflowing", tower_of(checkpoint, STARTER_CHECKPOINT))
+    with pytest.raises(Unfit, match="no number"):
+        check_on_sample(tagger)
+    check_on_sample(Tagger(checkpoint, "starter", tower_of(checkpoint, STARTER_CHECKPOINT)))
 
 
 def test_a_post_that_breaks_both_is_its_own_fault() -> None:
