@@ -57,6 +57,7 @@ class WatchedKey:
         self._key = key
         self._timeout_seconds = timeout_seconds
         self._is_away = False
+        self._missing = ""
 
     async def look(self) -> Named | None:
         """The file that the key names now."""
@@ -70,7 +71,13 @@ class WatchedKey:
             return None
         self._is_away = False
         text = (value if isinstance(value, bytes) else b"")[:MAX_PATH_BYTES].decode("utf-8", "replace").strip()
-        return await asyncio.to_thread(_named, Path(text)) if text and "\0" not in text else None
+        if not text or "\0" in text:
+            return None
+        named = await asyncio.to_thread(_named, Path(text))
+        if named is None and text != self._missing:
+            log.warning("checkpoint_missing", extra={"key": self._key, "file": Path(text).name})
+        self._missing = text if named is None else ""
+        return named
 
     async def close(self) -> None:
         """Disconnect."""

@@ -107,7 +107,13 @@ class Checkpoints:
             await asyncio.sleep(self._config.poll_seconds)
 
     async def look(self, *, at_start: bool = False) -> None:
-        """Take over what is newly named, if it is fit; at the start of a worker there are no posts to shadow."""
+        """Take over what is newly named, if it is fit.
+
+        At the start of a worker there are no posts to shadow: where that is asked for, it comes later, and a restart
+        brings in nothing that was refused.
+        """
+        if at_start and self._config.shadow_share > 0:
+            return
         self._end_trial_in_time()
         named = await self._place.look() if self._place is not None else None
         if named is None or named == self._known:
@@ -115,7 +121,7 @@ class Checkpoints:
         self._known = named
         log.info("checkpoint_found", extra={"file": named.path.name})
         try:
-            candidate = await self._fit(named, shadows=self._config.shadow_share > 0 and not at_start)
+            candidate = await self._fit(named, shadows=self._config.shadow_share > 0)
         except Exception as error:
             # The border to a stranger's file: whatever it breaks, the one in use goes on.
             self._metrics.checkpoint_changes.labels("refused").inc()

@@ -191,6 +191,8 @@ def _worker(options: argparse.Namespace) -> None:
 
     settings = load_settings(options.config)
     configure_logs(settings.log_format)
+    told = {"version": version("nametag"), "checkpoint": settings.checkpoint.name, "device": settings.device}
+    logging.getLogger("nametag.worker").info("starting", extra=told)
     # After the settings, for it imports torch: what is wrong in the settings is told at once.
     from worker.service import Files, run_worker
 

@@ -332,6 +332,22 @@ def test_a_candidate_that_breaks_in_the_shadow_costs_no_post() -> None:
     assert run(scenario, shadow_share=1.0, shadow_posts=20).count("refused") == 1
 
 
+def test_a_restart_brings_in_nothing_unseen() -> None:
+    """What has to be compared first isn't taken over at a worker's start, where there are no posts to compare."""
+
+    async def scenario(world: World) -> None:
+        world.files["new"] = Fake("new", finds="here")
+        world.place.name("new")
+        await world.checkpoints.look(at_start=True)
+        assert await world.tag() == ("old", ["Anna"])
+        looking = asyncio.create_task(world.checkpoints.look())
+        while not looking.done():
+            await world.tag()
+        assert await world.tag() == ("old", ["Anna"])
+
+    assert run(scenario, shadow_share=1.0, shadow_posts=20).count("refused") == 1
+
+
 def test_another_name_overtakes_a_shadow() -> None:
     """A candidate that sees no posts doesn't hold up the next one."""
 
