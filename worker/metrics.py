@@ -1,5 +1,6 @@
 """What the worker counts, under the conventional names and units of Prometheus."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -94,6 +95,8 @@ class Metrics:
             "nametag_checkpoint_agreement_ratio", "Names that the last candidate in the shadow found alike.",
             registry=registry,
         )  # fmt: skip
+        # No candidate agreed with anybody yet, and none disagreed.
+        self.agreement.set(math.nan)
         self._begin_at_zero()
 
         # Memory, processor time and file descriptors, under the names that all programs have them.
