@@ -8,7 +8,7 @@ POSTS ?= 1000
 
 ASYNCAPI_PARSER := @asyncapi/parser@3.6.6
 
-CONTAINERS ?= /tmp/nametag-containers
+CONTAINERS ?= $(CURDIR)/build/containers
 
 .PHONY: demo test check faults containers env services format schemas release-schemas constraints picture clean
 

@@ -18,16 +18,16 @@ from worker.metrics import Metrics
 from worker.settings import Settings
 
 
-def load_tagger(settings: Settings, path: Path | None = None) -> Tagger:
-    """The tagger in `path` (default: the configured one). Raises `CheckpointUnavailable`, or `WorkerError`."""
+def load_tagger(settings: Settings) -> Tagger:
+    """The tagger of the configured checkpoint. Raises `CheckpointUnavailable`, or `WorkerError`."""
     # A core is left to asyncio and Kafka: torch's threads wait for the slowest of them, and one that has
     # to share its core made small batches forty times slower.
     torch.set_num_threads(settings.threads or max(1, torch.get_num_threads() - 1))
     try:
-        return Tagger.load(path or settings.checkpoint, device=settings.device)
+        return Tagger.load(settings.checkpoint, device=settings.device)
     except (CheckpointError, OSError) as error:
         raise CheckpointUnavailable(
-            f"the checkpoint {path or settings.checkpoint} can't be used: {error}; set NAMETAG_CHECKPOINT "
+            f"the checkpoint {settings.checkpoint} can't be used: {error}; set NAMETAG_CHECKPOINT "
             "to a file that `nametag train` made"
         ) from error
     except RuntimeError as error:

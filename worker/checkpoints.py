@@ -121,7 +121,7 @@ class Checkpoints:
         self._known = named
         log.info("checkpoint_found", extra={"file": named.path.name})
         try:
-            candidate = await self._fit(named, shadows=self._config.shadow_share > 0)
+            candidate = await self._fit(named)
         except Exception as error:
             # The border to a stranger's file: whatever it breaks, the one in use goes on.
             self._metrics.checkpoint_changes.labels("refused").inc()
@@ -155,7 +155,7 @@ class Checkpoints:
         if self._place is not None:
             await self._place.close()
 
-    async def _fit(self, named: Named, *, shadows: bool) -> InUse | None:
+    async def _fit(self, named: Named) -> InUse | None:
         """The candidate in the file; None where it is the one in use, or another was named meanwhile."""
         assert self._build is not None
         # On a thread that nobody waits for at the end: a file may be on a disk that doesn't answer.
@@ -165,7 +165,7 @@ class Checkpoints:
             log.info("checkpoint_same", extra={"id": candidate.tagger.checkpoint_id})
             return None
         await self._loader.call(partial(check_on_sample, candidate.tagger))
-        if shadows and not await self._shadowed(candidate):
+        if self._config.shadow_share > 0 and not await self._shadowed(candidate):
             return None
         return candidate
 
