@@ -85,7 +85,7 @@ class Desk:
         post, config, tagger, report = work.post, self._config, work.in_use.tagger, work.report
         tagging = work.tagged.tagging if work.tagged else None
         if tagging and config.include_attention and tagging.attention and report.digest:
-            report = report.model_copy(update={"attention": rows(tagging.attention)})
+            report = report.model_copy(update={"attention": _rows(tagging.attention)})
         return EntityEvent(
             id=post.id,
             source=post.source,
@@ -155,7 +155,7 @@ def _entities(post: Post, spans: Sequence[TaggedSpan]) -> tuple[Entity, ...]:
     )
 
 
-def rows(attention: tuple[float, ...]) -> tuple[tuple[float, ...], ...]:
+def _rows(attention: tuple[float, ...]) -> tuple[tuple[float, ...], ...]:
     """The weights of the regions (49) as rows of a square, top left first."""
     side = REGIONS_PER_SIDE
     return tuple(attention[row * side : (row + 1) * side] for row in range(side))
