@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from model.crf import LinearChainCRF
+from model.forward_backward import Chain
 from model.labels import LabelSet, allowed, allowed_starts
 
 LABELS = LabelSet.of_types(("PER", "LOC"))
@@ -180,6 +181,41 @@ def test_no_illegal_path_whatever_the_emissions() -> None:
     loss.sum().backward()
     assert loss.isfinite().all()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in crf.parameters())
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 15.0, 60.0, 150.0])
+@pytest.mark.parametrize("length", [1, 2, 40])
+def test_scaled_sums_and_their_gradients_are_those_of_log_space(
+    scale: float, length: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However far scores lie apart: the loss, its gradients and the marginals, to the precision of a double."""
+    crf = LinearChainCRF(allowed(LABELS), allowed_starts(LABELS)).double()
+    torch.manual_seed(int(scale) + length)
+    emissions = torch.rand(8, length, NUM_TAGS, dtype=torch.float64) * scale
+    mask = torch.arange(length).unsqueeze(0) < torch.randint(1, length + 1, (8, 1))
+    tags = torch.zeros(8, length, dtype=torch.int64)
+    weights = torch.rand(8, dtype=torch.float64)
+    spans = [[(0, 1, 1, 2)] for _ in range(8)]
+
+    def everything() -> list[Tensor]:
+        leaf = emissions.clone().requires_grad_()
+        losses = crf.negative_log_likelihood(leaf, tags, mask)
+        told = torch.tensor(crf.batch_span_marginals(leaf.detach(), mask, spans, 1.3), dtype=torch.float64)
+        return [losses, told, *torch.autograd.grad((losses * weights).sum(), [leaf, *crf.parameters()])]
+
+    found = everything()
+    monkeypatch.setattr(Chain, "num_steps", lambda _: 0)
+    for ours, exact in zip(found, everything(), strict=True):
+        assert torch.allclose(ours, exact, rtol=1e-9, atol=1e-9)
+
+
+def test_sums_are_scaled_where_there_is_room() -> None:
+    """Scores as trained networks give them are scaled every few steps, those far apart never."""
+    crf = LinearChainCRF(allowed(LABELS), allowed_starts(LABELS)).double()
+    mask = torch.ones(1, 2, dtype=torch.bool)
+    apart = torch.tensor([0.0, 1.0, 0.0, 0.0, 0.0], dtype=torch.float64).expand(1, 2, -1)
+    steps = [crf._chain(apart * far, mask).num_steps() for far in (1, 30, 100, 190, 250, 1e4, float("nan"))]
+    assert steps == [16, 16, 3, 1, 0, 0, 0]
 
 
 def test_half_precision_emissions_are_scored_in_full() -> None:
