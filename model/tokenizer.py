@@ -4,23 +4,30 @@ The rules work in three steps. Whitespace runs count as one space, and a space i
 word and the quotes or brackets at its edge. Then the protected spans are found: URLs, emoticons,
 numbers, punctuation and so on, the leftmost first and, at one place, the earliest rule. What
 lies between protected spans is split at spaces alone.
+
+No rule looks beyond the spaces around a word, so words are cut one by one, and what they are cut into is kept:
+of a stream's words most have been seen before, and of the others most are letters that no rule cuts.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
+from functools import lru_cache
+from typing import NamedTuple
 
 from model import tokenizer_rules as rules
 
 # A rule looks no further than this without whitespace, so that a hostile post costs linear time.
 _WINDOW = 512
 
+_NUM_KEPT = 65_536
+_LONGEST_KEPT = 40
+"""Characters of a word whose pieces are kept: those of 65,536 words are 20 MB at most."""
+
 # The original trims what Java calls blank: every control character up to the space.
 _BLANK = "".join(map(chr, range(0x21)))
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
+class Token(NamedTuple):
     """A piece of a post: ``text == post[start:end]``, in code points."""
 
     text: str
@@ -43,57 +50,74 @@ def tokenize(text: str, scheme: Scheme = Scheme.OWOPUTI_HASH_SPLIT) -> list[Toke
     written, since unescaping would break the offsets.
     """
     if scheme is Scheme.TWITTER2017:
-        spans = _twitter2017_spans(text)
-    elif scheme is Scheme.OWOPUTI_HASH_SPLIT:
-        spans = _split_hashes(text, _owoputi_spans(text))
-    else:
-        spans = _owoputi_spans(text)
-    return [Token(text[start:end], start, end) for start, end in spans]
+        return [Token(match.group(), *match.span()) for match in rules.TWITTER2017.finditer(text)]
+    cut_kept, cut = _CUTS[scheme]
+    tokens: list[Token] = []
+    at = len(text) - len(text.lstrip(_BLANK))
+    space = ""
+    for word in rules.OTHER_SPACE.sub(" ", text.strip(_BLANK)).split(" "):
+        if word.isalnum() and word.isascii():
+            tokens.append(Token(word, at, at + len(word)))
+        elif word:
+            # Some rules tell a word at a post's beginning from one after a space.
+            piece, start = space + word, at - len(space)
+            pieces = cut_kept(piece) if len(piece) <= _LONGEST_KEPT else cut(piece)
+            tokens += [Token(token, start + begin, start + end) for token, begin, end in pieces]
+        if word:
+            space = " "
+        at += len(word) + 1
+    return tokens
 
 
-def _owoputi_spans(text: str) -> Iterator[tuple[int, int]]:
-    spaced, origin = _spaced(text)
+def _cut(piece: str) -> tuple[Token, ...]:
+    """The tokens of a word, with a space before it or none, at their places in `piece`."""
+    spaced, origin = _spaced(piece)
+    spans: list[tuple[int, int]] = []
     done = 0
     for start, end in _protected(spaced):
-        yield from _at_spaces(spaced, origin, done, start)
-        yield from _trimmed(spaced, origin, start, end)
+        spans += _at_spaces(spaced, origin, done, start)
+        spans += _trimmed(spaced, origin, start, end)
         done = end
-    yield from _at_spaces(spaced, origin, done, len(spaced))
+    spans += _at_spaces(spaced, origin, done, len(spaced))
+    return tuple(Token(piece[start:end], start, end) for start, end in spans)
 
 
-def _spaced(text: str) -> tuple[str, list[int]]:
-    """Squeeze whitespace and set edge punctuation apart; also each character's place in `text`."""
-    pieces: list[str] = []
-    origin: list[int] = []
-    at = 0
-    lead = len(text) - len(text.lstrip(_BLANK))
-    for match in rules.WORD.finditer(text, lead, max(lead, len(text.rstrip(_BLANK)))):
-        if pieces:
-            pieces.append(" ")
-            origin.append(at)
-        at = match.end()
-        pieces.append(match.group())
-        origin.extend(range(match.start(), at))
-    squeezed = "".join(pieces)
+def _cut_hashes(piece: str) -> tuple[Token, ...]:
+    """The same, with a hashtag's sign apart from its word."""
+    tokens: list[Token] = []
+    for text, start, end in _cut(piece):
+        if rules.HASHTAG.match(text):
+            tokens += Token("#", start, start + 1), Token(text[1:], start + 1, end)
+        else:
+            tokens.append(Token(text, start, end))
+    return tuple(tokens)
 
-    cuts = {match.end() - 1 for match in rules.EDGE_LEFT.finditer(squeezed)}
-    cuts.update(match.start() + 1 for match in rules.EDGE_RIGHT.finditer(squeezed))
+
+_CUTS = {
+    Scheme.OWOPUTI: (lru_cache(_NUM_KEPT)(_cut), _cut),
+    Scheme.OWOPUTI_HASH_SPLIT: (lru_cache(_NUM_KEPT)(_cut_hashes), _cut_hashes),
+}
+
+
+def _spaced(piece: str) -> tuple[str, Sequence[int]]:
+    """Set edge punctuation apart; also each character's place in `piece`."""
+    cuts = {match.end() - 1 for match in rules.EDGE_LEFT.finditer(piece)}
+    cuts.update(match.start() + 1 for match in rules.EDGE_RIGHT.finditer(piece))
     if not cuts:
-        return squeezed, origin
+        return piece, range(len(piece))
     parts: list[str] = []
     places: list[int] = []
     done = 0
     for cut in sorted(cuts):
-        parts += (squeezed[done:cut], " ")
-        places += origin[done:cut]
-        places.append(origin[cut])
+        parts += (piece[done:cut], " ")
+        places += range(done, cut + 1)
         done = cut
-    parts.append(squeezed[done:])
-    places += origin[done:]
+    parts.append(piece[done:])
+    places += range(done, len(piece))
     return "".join(parts), places
 
 
-def _at_spaces(spaced: str, origin: list[int], start: int, end: int) -> Iterator[tuple[int, int]]:
+def _at_spaces(spaced: str, origin: Sequence[int], start: int, end: int) -> Iterator[tuple[int, int]]:
     while start < end:
         stop = spaced.find(" ", start, end)
         if stop < 0:
@@ -102,7 +126,7 @@ def _at_spaces(spaced: str, origin: list[int], start: int, end: int) -> Iterator
         start = stop + 1
 
 
-def _trimmed(spaced: str, origin: list[int], start: int, end: int) -> Iterator[tuple[int, int]]:
+def _trimmed(spaced: str, origin: Sequence[int], start: int, end: int) -> Iterator[tuple[int, int]]:
     piece = spaced[start:end]
     start += len(piece) - len(piece.lstrip(_BLANK))
     end -= len(piece) - len(piece.rstrip(_BLANK))
@@ -177,16 +201,3 @@ def _eastern_emoticons(spaced: str, start: int, stop: int) -> list[tuple[int, in
                 found.append((start + here, left[here]))
     found.reverse()
     return found
-
-
-def _split_hashes(text: str, spans: Iterator[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    for start, end in spans:
-        if rules.HASHTAG.match(text, start, end):
-            yield start, start + 1
-            start += 1
-        yield start, end
-
-
-def _twitter2017_spans(text: str) -> Iterator[tuple[int, int]]:
-    for match in rules.TWITTER2017.finditer(text):
-        yield match.span()

@@ -16,7 +16,7 @@ _APOSTROPHE = "['’′]"
 _ENTITY = "&(?:amp|lt|gt|quot);"
 
 # Java's whitespace and Unicode's space separators; the line and paragraph separators are not in it.
-WORD = re.compile("[^ \t\n\x0b\f\r\xa0\u1680\u2000-\u200a\u202f\u205f\u3000]+")
+OTHER_SPACE = re.compile("[\t\n\x0b\f\r\xa0\u1680\u2000-\u200a\u202f\u205f\u3000]")
 
 # --- punctuation at the edge of a word: 'foo' is ' foo ', don't stays whole
 _EDGE = r"""['"“”‘’«»{}()\[\]*&]"""
