@@ -36,9 +36,9 @@ class ArchiveSource:
         self._feed.start(self._messages())
 
     @property
-    def is_ready(self) -> bool:
-        """True: the archives were looked through already."""
-        return True
+    def unready(self) -> None:
+        """None: the archives were looked through already."""
+        return None
 
     @property
     def backlog(self) -> Mapping[Partition, int]:

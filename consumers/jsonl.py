@@ -33,9 +33,9 @@ class JsonlSource:
         self._feed.start(self._messages(await asyncio.to_thread(self._open)))
 
     @property
-    def is_ready(self) -> bool:
-        """True: a file that opens can be read."""
-        return True
+    def unready(self) -> None:
+        """None: a file that opens can be read."""
+        return None
 
     @property
     def backlog(self) -> Mapping[Partition, int]:

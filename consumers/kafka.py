@@ -104,9 +104,9 @@ class KafkaSource:
             log.warning("kafka_close_deadline", extra={"seconds": deadline})
 
     @property
-    def is_ready(self) -> bool:
-        """Whether the group has taken us in, with partitions or as a spare, a broker answers, and reading goes on."""
-        return self._poller.is_ready
+    def unready(self) -> str | None:
+        """None where the group has us, with partitions or as a spare, a broker answers, and reading goes on."""
+        return self._poller.unready
 
     @property
     def backlog(self) -> Mapping[Partition, int]:

@@ -42,9 +42,11 @@ class Contact:
             log.info("kafka_back", extra={"brokers": self._brokers, "seconds_away": round(seconds, 1)})
 
     @property
-    def is_ready(self) -> bool:
-        """Whether the group has taken us in, with partitions or as a spare, and a broker answers."""
-        return self._consumer is not None and self._answers()
+    def missing(self) -> str | None:
+        """None where the group has taken us in, with partitions or as a spare, and a broker answers."""
+        if self._consumer is None:
+            return "the consumer group hasn't taken this worker in yet"
+        return None if self._answers() else "no broker answers"
 
     def _answers(self) -> bool:
         coordinator = self._consumer._coordinator

@@ -100,9 +100,9 @@ class KafkaPoller:
         self._thread.start()
 
     @property
-    def is_ready(self) -> bool:
-        """Whether the group has taken us in, a broker answers, and what there is to read is read."""
-        return self._contact.is_ready and not self._progress.is_behind
+    def unready(self) -> str | None:
+        """None where the group has taken us in, a broker answers, and what there is to read is read."""
+        return self._contact.missing or ("posts wait and none is read" if self._progress.is_behind else None)
 
     @property
     def unread(self) -> Mapping[Partition, int]:

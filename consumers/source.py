@@ -61,8 +61,8 @@ class PostSource(Protocol):
     """A stream of messages that remembers how far it was read."""
 
     @property
-    def is_ready(self) -> bool:
-        """Whether messages can come, as far as it is ours to see to."""
+    def unready(self) -> str | None:
+        """Why messages can't come, as far as it is ours to see to; None where they can."""
 
     async def start(self, on_revoke: RevokeListener) -> None:
         """Begin to read. Raises a `SourceUnavailable` where there is nothing to read from."""

@@ -107,9 +107,11 @@ class Pipeline:
         self._shutdown_at: float | None = None
 
     @property
-    def is_ready(self) -> bool:
-        """Whether posts that come now are tagged."""
-        return self._is_running and self._parts.source.is_ready
+    def unready(self) -> str | None:
+        """Why posts that come now aren't tagged; None where they are."""
+        if self._shutdown_at is not None:
+            return "stopping"
+        return self._parts.source.unready if self._is_running else "starting"
 
     @property
     def is_running(self) -> bool:

@@ -40,12 +40,15 @@ class Answers(Protocol):
 
 @asynccontextmanager
 async def serve(
-    config: ServerConfig, metrics: Metrics, is_ready: Callable[[], bool], parts: Sequence[Answers] = ()
+    config: ServerConfig, metrics: Metrics, unready: Callable[[], str | None], parts: Sequence[Answers] = ()
 ) -> AsyncIterator[str]:
-    """Serve while the context is open; gives the address. Raises `SettingsError` where the port is taken."""
+    """Serve while the context is open; gives the address. `unready` says why the worker isn't ready, None where it is.
+
+    Raises `SettingsError` where the port is taken.
+    """
     app = web.Application(client_max_size=MAX_FORM_BYTES)
     Access(config.token, config.host).add_to(app)
-    _add_health(app, metrics, is_ready)
+    _add_health(app, metrics, unready)
     for part in parts:
         part.add_to(app)
     # A scraper that keeps its connection open doesn't hold up a shutdown. What a stranger packed small stays so.
@@ -68,7 +71,7 @@ async def serve(
         await runner.cleanup()
 
 
-def _add_health(app: web.Application, metrics: Metrics, is_ready: Callable[[], bool]) -> None:
+def _add_health(app: web.Application, metrics: Metrics, unready: Callable[[], str | None]) -> None:
     async def render_metrics(_request: web.Request) -> web.Response:
         return web.Response(body=metrics.render(), headers={"Content-Type": "text/plain; version=0.0.4"})
 
@@ -76,7 +79,10 @@ def _add_health(app: web.Application, metrics: Metrics, is_ready: Callable[[], b
         return web.Response(text="ok\n")
 
     async def readiness(_request: web.Request) -> web.Response:
-        return web.Response(text="ready\n") if is_ready() else web.Response(text="not ready\n", status=503)
+        reason = unready()
+        if reason is None:
+            return web.Response(text="ready\n")
+        return web.Response(text=f"not ready: {reason}\n", status=503)
 
     app.router.add_get("/metrics", render_metrics)
     app.router.add_get("/healthz", health)

@@ -101,9 +101,7 @@ async def run_worker(
                 return metrics
             page = LivePage(live, Rates(metrics, lambda: pipeline.state().total_lag))
             answers: list[Answers] = [_tag_one(settings, pipeline, stop), page]
-            async with serve(
-                _server_config(settings), metrics, lambda: pipeline.is_ready and not stop.is_set(), answers
-            ) as address:
+            async with serve(_server_config(settings), metrics, lambda: pipeline.unready, answers) as address:
                 on_listening(address)
                 await pipeline.run(stop)
     finally:

@@ -30,7 +30,7 @@ PARTITION = Partition("posts", 0)
 class SteadySource:
     """`RATE` posts a second until it is stopped."""
 
-    is_ready = True
+    unready = None
     membership = None
     backlog: Mapping[Partition, int] = {}
 

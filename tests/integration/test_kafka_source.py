@@ -452,7 +452,7 @@ def test_says_that_the_broker_is_away_and_back(own_broker: Any, caplog: pytest.L
 
     async def until(wanted: bool, source: KafkaSource) -> None:
         async with asyncio.timeout(20):
-            while source.is_ready is not wanted:  # noqa: ASYNC110  # seen from outside, as an operator would
+            while (source.unready is None) is not wanted:  # noqa: ASYNC110  # seen from outside, as an operator would
                 await asyncio.sleep(0.05)
 
     async def run() -> list[Message]:
@@ -467,6 +467,7 @@ def test_says_that_the_broker_is_away_and_back(own_broker: Any, caplog: pytest.L
         await until(True, source)
         await asyncio.to_thread(own_broker.end)
         await until(False, source)
+        assert source.unready == "no broker answers"
         await asyncio.wait_for(source.commit(offsets), 0.9)
         # Nobody confirms it now, and the work goes on.
         await source.commit(next_offsets([second]))

@@ -81,14 +81,14 @@ def test_a_client_that_reads_nothing_is_started_anew(
         try:
             first = await receive(source, 10)
             await source.commit({Partition(topics.posts, 0): 10})
-            assert source.is_ready
+            assert source.unready is None
             monkeypatch.setattr(source._rebalance.consumer._fetcher, "fetch_records", read_nothing)
             start = time.monotonic()
             await asyncio.to_thread(produce, kafka_bootstrap, topics.posts, range(10, 20))
-            await until(lambda: not source.is_ready)
+            await until(lambda: source.unready == "posts wait and none is read")
             second = await receive(source, 10)
             seconds = time.monotonic() - start
-            await until(lambda: source.is_ready)
+            await until(lambda: source.unready is None)
             return first + second, seconds
         finally:
             await source.close()
@@ -142,10 +142,10 @@ def test_what_can_not_be_read_is_no_stall(
         await source.start(nothing_to_commit)
         try:
             assert len(await receive(source, num_visible)) == num_visible
-            await until(lambda: source.is_ready)
+            await until(lambda: source.unready is None)
             for _ in range(20):
                 await asyncio.sleep(STALL_SECONDS / 8)
-                assert source.is_ready
+                assert source.unready is None
         finally:
             await source.close()
 

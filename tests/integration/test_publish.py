@@ -79,7 +79,7 @@ async def member(connection: KafkaConnection, topics: Any) -> AsyncIterator[Kafk
 
     await source.start(nothing)
     try:
-        while not source.is_ready:  # noqa: ASYNC110  # seen from outside, as a probe would
+        while source.unready is not None:  # noqa: ASYNC110  # seen from outside, as a probe would
             await asyncio.sleep(0.01)
         yield source
     finally:

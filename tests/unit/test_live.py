@@ -341,7 +341,7 @@ def test_rates_are_of_the_last_seconds() -> None:
 @asynccontextmanager
 async def page(hub: LiveHub) -> AsyncIterator[aiohttp.ClientSession]:
     rates = Rates(Metrics(), lambda: None)
-    async with serve(ServerConfig(port=0), Metrics(), lambda: True, [LivePage(hub, rates)]) as address:
+    async with serve(ServerConfig(port=0), Metrics(), lambda: None, [LivePage(hub, rates)]) as address:
         connector = aiohttp.TCPConnector(limit=0)
         async with aiohttp.ClientSession(address, connector=connector) as client:
             yield client
@@ -461,7 +461,7 @@ def test_a_shutdown_ends_the_streams() -> None:
         hub = LiveHub()
         async with aiohttp.ClientSession() as client:
             async with serve(
-                ServerConfig(port=0), Metrics(), lambda: True, [LivePage(hub, Rates(Metrics(), lambda: None))]
+                ServerConfig(port=0), Metrics(), lambda: None, [LivePage(hub, Rates(Metrics(), lambda: None))]
             ) as address:
                 response = await client.get(f"{address}/live/events")
                 start = asyncio.get_running_loop().time()

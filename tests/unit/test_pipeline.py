@@ -47,7 +47,7 @@ def post(offset: int, partition: Partition = FIRST, **fields: object) -> Message
 class Source:
     """Hands out what the test gives it, and notes what is committed."""
 
-    is_ready = True
+    unready: str | None = None
     backlog: Mapping[Partition, int] = {}
 
     def __init__(self, world: "World") -> None:
@@ -617,6 +617,22 @@ def test_a_post_that_comes_alone_leaves_no_trace() -> None:
     assert list(world.images.remembered) == ["d2"]
     assert world.count("nametag_posts_received_total") == world.count("nametag_posts_total", outcome="event") == 0
     assert not world.pipeline.is_running
+
+
+def test_it_says_why_it_isnt_ready() -> None:
+    """Before it runs, where its source lacks something, and from when it is asked to stop."""
+
+    async def scenario(world: World) -> None:
+        assert world.pipeline.unready == "starting"
+        await world.until(lambda: world.pipeline.unready is None)
+        world.source.unready = "no broker answers"
+        assert world.pipeline.unready == "no broker answers"
+        world.stop.set()
+        await world.until(lambda: world.pipeline.unready == "stopping")
+        await world.running
+        assert world.pipeline.unready == "stopping"
+
+    run(scenario)
 
 
 def test_a_partition_that_goes_takes_its_unfinished_work_along() -> None:

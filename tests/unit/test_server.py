@@ -14,21 +14,23 @@ from worker.settings import load_settings
 
 
 def test_health_readiness_and_metrics() -> None:
-    """/healthz is always ok, /readyz follows the pipeline, /metrics is what Prometheus reads."""
-    ready = False
+    """/healthz is always ok, /readyz says what the pipeline lacks, /metrics is what Prometheus reads."""
+    reason: str | None = "starting"
     metrics = Metrics()
     metrics.posts.labels("event").inc(3)
 
     async def scenario() -> None:
-        nonlocal ready
+        nonlocal reason
         async with (
-            serve(ServerConfig(port=0), metrics, lambda: ready) as address,
+            serve(ServerConfig(port=0), metrics, lambda: reason) as address,
             aiohttp.ClientSession(address) as client,
         ):
             assert (await client.get("/healthz")).status == 200
-            assert (await client.get("/readyz")).status == 503
-            ready = True
-            assert (await client.get("/readyz")).status == 200
+            waiting = await client.get("/readyz")
+            assert (waiting.status, await waiting.text()) == (503, "not ready: starting\n")
+            reason = None
+            ready = await client.get("/readyz")
+            assert (ready.status, await ready.text()) == (200, "ready\n")
             told = await (await client.get("/metrics")).text()
         assert 'nametag_posts_total{outcome="event"} 3.0' in told
 
@@ -44,7 +46,7 @@ def test_a_taken_port_is_said() -> None:
             taken.listen()
             port = taken.getsockname()[1]
             with pytest.raises(SettingsError, match=rf"{port}.*server\.port"):
-                async with serve(ServerConfig(port=port), Metrics(), lambda: True):
+                async with serve(ServerConfig(port=port), Metrics(), lambda: None):
                     pass
 
     asyncio.run(scenario())
@@ -71,7 +73,7 @@ def ask(*requests: tuple[str, str, dict[str, str]], token: str | None = None, ho
         statuses = []
         config = ServerConfig(host=host, port=0, token=token)
         async with (
-            serve(config, Metrics(), lambda: True, [Page()]) as address,
+            serve(config, Metrics(), lambda: None, [Page()]) as address,
             aiohttp.ClientSession(address) as client,
         ):
             for method, path, headers in requests:
@@ -133,7 +135,7 @@ def test_a_browser_exchanges_the_token_for_a_cookie(caplog: pytest.LogCaptureFix
 
     async def scenario() -> None:
         config = ServerConfig(port=0, token=TOKEN)
-        async with serve(config, Metrics(), lambda: True, [Page()]) as address:
+        async with serve(config, Metrics(), lambda: None, [Page()]) as address:
             for by_form in (False, True):
                 jar = aiohttp.CookieJar(unsafe=True)
                 async with aiohttp.ClientSession(address, cookie_jar=jar) as client:
@@ -169,7 +171,7 @@ def test_every_answer_has_the_headers_that_keep_a_page_safe() -> None:
 
     async def scenario() -> None:
         async with (
-            serve(ServerConfig(port=0), Metrics(), lambda: True, [Page()]) as address,
+            serve(ServerConfig(port=0), Metrics(), lambda: None, [Page()]) as address,
             aiohttp.ClientSession(address) as client,
         ):
             for path, host in (("/live", "localhost"), ("/else", "localhost"), ("/live", "evil.example")):

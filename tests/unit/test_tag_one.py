@@ -64,7 +64,7 @@ async def world(**config: Any) -> Any:
         here: World
         answers = TagOne(lambda post, message: here.tag(post, message), lambda: here.is_open, TagOneConfig(**config))
         async with (
-            serve(ServerConfig(port=0), Metrics(), lambda: True, [answers]) as address,
+            serve(ServerConfig(port=0), Metrics(), lambda: None, [answers]) as address,
             aiohttp.ClientSession(address) as client,
         ):
             here = World(client)
@@ -146,7 +146,7 @@ def test_only_json_as_it_is_is_read() -> None:
 
 
 def test_a_body_without_an_end_is_cut() -> None:
-    """Chunks past the limit are not kept, whatever length was told; one that stalls is given up."""
+    """Chunks past the limit are not kept, whatever length was told; one that stalls or drips is given up."""
 
     async def endless() -> Any:
         while True:
@@ -157,12 +157,18 @@ def test_a_body_without_an_end_is_cut() -> None:
         yield b"{"
         await asyncio.sleep(15)
 
+    async def dripping() -> Any:
+        while True:
+            yield b" "
+            await asyncio.sleep(0.02)
+
     async def scenario(here: World) -> None:
         headers = {"Content-Type": "application/json"}
         async with here.client.post("/tag", data=endless(), headers=headers) as response:
             assert response.status == 413
-        async with here.client.post("/tag", data=stalled(), headers=headers) as response:
-            assert response.status == 408
+        for late in (stalled(), dripping()):
+            async with here.client.post("/tag", data=late, headers=headers) as response:
+                assert response.status == 408
 
     run(scenario, max_post_bytes=1000, body_seconds=0.2)
 
@@ -210,7 +216,7 @@ def test_what_is_under_way_when_the_server_ends_is_told() -> None:
                 await asyncio.sleep(15)
                 raise AssertionError
 
-            async with serve(ServerConfig(port=0), Metrics(), lambda: True, [TagOne(hang, lambda: True)]) as address:
+            async with serve(ServerConfig(port=0), Metrics(), lambda: None, [TagOne(hang, lambda: True)]) as address:
                 asked = asyncio.create_task(client.post(f"{address}/tag", json=POST))
                 await stay.wait()
                 start = asyncio.get_running_loop().time()
