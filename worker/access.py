@@ -10,10 +10,11 @@ import hmac
 import ipaddress
 import time
 from base64 import b64encode
-from collections.abc import Awaitable, Callable
 from urllib.parse import urlsplit
 
 from aiohttp import web
+
+from worker.refusals import Handler, refuse
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
 PAGE = "/live"
@@ -77,13 +78,6 @@ _FORM_POLICY = POLICY.replace(
     "style-src 'self'",
     f"style-src 'sha256-{b64encode(hashlib.sha256(_FORM_STYLE.encode()).digest()).decode()}'",
 )
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-def refuse(status: int, sentence: str, headers: dict[str, str] | None = None) -> web.Response:
-    """An error as JSON: one sentence."""
-    return web.json_response({"error": sentence}, status=status, headers=headers)
 
 
 class Access:

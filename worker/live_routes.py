@@ -11,9 +11,10 @@ from aiohttp import web
 from consumers import wire
 from model.captions import OTHER_PAINT, PAINTS, Paint
 from model.heatmap import colours
-from worker.access import PAGE, refuse
+from worker.access import PAGE
 from worker.live import LiveHub, Shown, TooManyWatchers, Watcher
 from worker.live_rates import Figures, Rates
+from worker.refusals import refuse
 
 KEEPALIVE_SECONDS = 15.0
 STEP_SECONDS = 1.0

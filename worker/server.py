@@ -1,5 +1,6 @@
 """The worker's own HTTP server: /metrics, /healthz and /readyz for all, and behind `Access` what else is given."""
 
+import asyncio
 import ipaddress
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -10,8 +11,10 @@ from typing import Protocol
 from aiohttp import web
 
 from worker.access import Access
+from worker.connections import ConnectionLimits, Connections, note_answering
 from worker.errors import SettingsError
 from worker.metrics import Metrics
+from worker.refusals import in_one_shape
 
 log = logging.getLogger("nametag.server")
 
@@ -29,6 +32,7 @@ class ServerConfig:
     host: str = "127.0.0.1"
     port: int = 9464
     token: str | None = field(default=None, repr=False)
+    limits: ConnectionLimits = ConnectionLimits()
 
 
 class Answers(Protocol):
@@ -46,27 +50,32 @@ async def serve(
 
     Raises `SettingsError` where the port is taken.
     """
-    app = web.Application(client_max_size=MAX_FORM_BYTES)
+    app = web.Application(client_max_size=MAX_FORM_BYTES, middlewares=[note_answering, in_one_shape])
     Access(config.token, config.host).add_to(app)
     _add_health(app, metrics, unready)
     for part in parts:
         part.add_to(app)
-    # A scraper that keeps its connection open doesn't hold up a shutdown. What a stranger packed small stays so.
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=CLOSE_SECONDS, auto_decompress=False)
+    # A scraper that keeps its connection open doesn't hold up a shutdown.
+    runner = web.AppRunner(app, shutdown_timeout=CLOSE_SECONDS)
     await runner.setup()
+    assert runner.server is not None
     try:
-        site = web.TCPSite(runner, config.host, config.port)
+        connections = Connections(runner.server, config.limits)
         try:
-            await site.start()
+            # aiohttp's own sites have no place for a protocol of ours.
+            listening = await asyncio.get_running_loop().create_server(connections, config.host, config.port)
         except OSError as error:
             raise SettingsError(
                 f"{config.host}:{config.port} can't be listened on ({error.strerror}); set server.port "
                 "to a free one, or to 0"
             ) from error
-        host, port = runner.addresses[0][:2]
-        if parts and config.token is None and not ipaddress.ip_address(host).is_loopback:
-            log.warning("server_open", extra={"host": host, "advice": "set server.token: posts can be read here"})
-        yield f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        try:
+            host, port = listening.sockets[0].getsockname()[:2]
+            if parts and config.token is None and not ipaddress.ip_address(host).is_loopback:
+                log.warning("server_open", extra={"host": host, "advice": "set server.token: posts can be read here"})
+            yield f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        finally:
+            listening.close()
     finally:
         await runner.cleanup()
 

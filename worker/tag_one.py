@@ -15,8 +15,8 @@ from consumers.errors import BadMessage, Reason
 from consumers.events import EntityEvent
 from consumers.posts import Post, read_message
 from consumers.source import Message, Partition, Position
-from worker.access import refuse
 from worker.errors import TaggerBroken, TaggingFailed
+from worker.refusals import refuse
 
 log = logging.getLogger("nametag.tag_one")
 

@@ -1,6 +1,7 @@
 """The worker's own server."""
 
 import asyncio
+import json
 import socket
 
 import aiohttp
@@ -202,3 +203,33 @@ def test_a_token_that_could_be_guessed_or_not_be_sent_is_refused(token: str, mon
     with pytest.raises(SettingsError, match=r"server\.token") as caught:
         load_settings()
     assert token not in str(caught.value)
+
+
+def test_every_error_is_json_with_one_sentence() -> None:
+    """A path that isn't served, a method that isn't, a missing token: one shape, in UTF-8 as it is."""
+
+    async def scenario() -> None:
+        right = {"Authorization": f"Bearer {TOKEN}"}
+        cases = [
+            ("GET", "/else", right, 404, "try /live"),
+            ("PUT", "/tag", right, 405, "PUT isn't answered here; use POST"),
+            ("POST", "/healthz", {}, 405, "use GET, HEAD"),
+            ("GET", "/else", {}, 401, "Bearer …"),
+        ]
+        config = ServerConfig(port=0, token=TOKEN)
+        async with (
+            serve(config, Metrics(), lambda: None, [Page()]) as address,
+            aiohttp.ClientSession(address) as client,
+        ):
+            for method, path, headers, status, told in cases:
+                async with client.request(method, path, headers=headers) as response:
+                    body = await response.read()
+                assert response.status == status
+                assert response.headers["Content-Type"] == "application/json; charset=utf-8"
+                assert list(json.loads(body)) == ["error"]
+                assert told.encode() in body
+                assert response.headers.get("Allow") == {"/tag": "POST", "/healthz": "GET, HEAD"}.get(
+                    path if status == 405 else ""
+                )
+
+    asyncio.run(asyncio.wait_for(scenario(), 20))
