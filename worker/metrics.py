@@ -10,6 +10,7 @@ from prometheus_client import (
     Counter,
     Gauge,
     Histogram,
+    Metric,
     PlatformCollector,
     ProcessCollector,
     generate_latest,
@@ -23,6 +24,18 @@ _SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 _LATENCIES = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
 
 
+class _Registry(CollectorRegistry):
+    """Without when each series was made, which Prometheus's text takes for a gauge.
+
+    prometheus_client's own switch would be thrown for the whole process, which need not be ours.
+    """
+
+    def collect(self) -> Iterator[Metric]:
+        for family in super().collect():
+            family.samples = [each for each in family.samples if each.name != f"{family.name}_created"]
+            yield family
+
+
 class Metrics:
     """All metrics of one worker, in a registry of their own.
 
@@ -32,7 +45,7 @@ class Metrics:
     """
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
+        self.registry = _Registry()
         registry = self.registry
         self.received = Counter("nametag_posts_received", "Messages taken from the posts topic.", registry=registry)
         self.posts = Counter(
@@ -97,6 +110,14 @@ class Metrics:
         )  # fmt: skip
         # No candidate agreed with anybody yet, and none disagreed.
         self.agreement.set(math.nan)
+        self.tag_requests = Counter(
+            "nametag_tag_requests", "Requests to POST /tag, by outcome; their posts are none of nametag_posts.",
+            ["outcome"], registry=registry,
+        )  # fmt: skip
+        self.tag_seconds = Histogram(
+            "nametag_tag_request_seconds", "From a request to POST /tag to its event; refused ones don't count.",
+            buckets=_SECONDS, registry=registry,
+        )  # fmt: skip
         self._begin_at_zero()
 
         # Memory, processor time and file descriptors, under the names that all programs have them.

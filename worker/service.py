@@ -100,7 +100,7 @@ async def run_worker(
                 await pipeline.run(stop)
                 return metrics
             page = LivePage(live, Rates(metrics, lambda: pipeline.state().total_lag))
-            answers: list[Answers] = [_tag_one(settings, pipeline, stop), page]
+            answers: list[Answers] = [_tag_one(settings, pipeline, metrics, stop), page]
             async with serve(_server_config(settings), metrics, lambda: pipeline.unready, answers) as address:
                 on_listening(address)
                 await pipeline.run(stop)
@@ -163,9 +163,9 @@ def _server_config(settings: Settings) -> ServerConfig:
     return ServerConfig(host=server.host, port=server.port, token=token)
 
 
-def _tag_one(settings: Settings, pipeline: Pipeline, stop: asyncio.Event) -> TagOne:
+def _tag_one(settings: Settings, pipeline: Pipeline, metrics: Metrics, stop: asyncio.Event) -> TagOne:
     config = TagOneConfig(max_post_bytes=settings.max_post_bytes)
-    return TagOne(pipeline.tag_alone, lambda: pipeline.is_running and not stop.is_set(), config)
+    return TagOne(pipeline.tag_alone, lambda: pipeline.is_running and not stop.is_set(), metrics, config)
 
 
 def _stop_on_signals(stop: asyncio.Event) -> None:

@@ -5,8 +5,10 @@ The post goes by the same guard and limits, and leaves no trace on a topic, in t
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from enum import StrEnum
 from itertools import count
 
 from aiohttp import web
@@ -16,6 +18,7 @@ from consumers.events import EntityEvent
 from consumers.posts import Post, read_message
 from consumers.source import Message, Partition, Position
 from worker.errors import TaggerBroken, TaggingFailed
+from worker.metrics import Metrics
 from worker.refusals import refuse
 
 log = logging.getLogger("nametag.tag_one")
@@ -25,6 +28,24 @@ PLACE = Partition(PATH, 0)
 """Where such posts stand, as their events say: no topic of Kafka can have this name."""
 
 _STATUSES = {Reason.EMPTY: 400, Reason.NOT_JSON: 400, Reason.TOO_LARGE: 413}
+
+
+class TagOutcome(StrEnum):
+    """What became of a request, for the books."""
+
+    TAGGED = "tagged"
+    REFUSED = "refused"
+    """The sender's to mend: what was sent is no post, or came too slowly."""
+    BUSY = "busy"
+    UNAVAILABLE = "unavailable"
+    """The worker starts or stops, or had no answer in time."""
+    FAILED = "failed"
+    GONE = "gone"
+    """The client left before it had all sent."""
+
+
+_OUTCOMES = {200: TagOutcome.TAGGED, 429: TagOutcome.BUSY, 500: TagOutcome.FAILED, 503: TagOutcome.UNAVAILABLE}
+
 _STOPPING = "the worker isn't tagging just now: it starts, or it stops"
 
 
@@ -45,10 +66,14 @@ class TagOne:
         self,
         tag: Callable[[Post, Message], Awaitable[EntityEvent]],
         is_open: Callable[[], bool],
+        metrics: Metrics,
         config: TagOneConfig | None = None,
     ) -> None:
         self._tag = tag
         self._is_open = is_open
+        self._metrics = metrics
+        for outcome in TagOutcome:
+            metrics.tag_requests.labels(outcome)
         self._config = config or TagOneConfig()
         self._num_under_way = 0
         self._work: set[asyncio.Task[EntityEvent]] = set()
@@ -64,6 +89,21 @@ class TagOne:
             work.cancel()
 
     async def _answer(self, request: web.Request) -> web.Response:
+        start = time.perf_counter()
+        outcome = TagOutcome.FAILED
+        try:
+            response = await self._answer_or_refuse(request)
+            outcome = _OUTCOMES.get(response.status, TagOutcome.REFUSED)
+            return response
+        except (ConnectionError, asyncio.CancelledError):
+            outcome = TagOutcome.GONE
+            raise
+        finally:
+            self._metrics.tag_requests.labels(outcome).inc()
+            if outcome is TagOutcome.TAGGED:
+                self._metrics.tag_seconds.observe(time.perf_counter() - start)
+
+    async def _answer_or_refuse(self, request: web.Request) -> web.Response:
         if not self._is_open():
             return refuse(503, _STOPPING, {"Retry-After": "5"})
         if self._num_under_way >= self._config.max_at_a_time:

@@ -7,6 +7,7 @@ import socket
 import aiohttp
 import pytest
 from aiohttp import web
+from prometheus_client import CollectorRegistry, Counter, generate_latest
 
 from worker.errors import SettingsError
 from worker.metrics import Metrics
@@ -19,6 +20,7 @@ def test_health_readiness_and_metrics() -> None:
     reason: str | None = "starting"
     metrics = Metrics()
     metrics.posts.labels("event").inc(3)
+    metrics.stages.labels("tag").observe(1)
 
     async def scenario() -> None:
         nonlocal reason
@@ -34,6 +36,12 @@ def test_health_readiness_and_metrics() -> None:
             assert (ready.status, await ready.text()) == (200, "ready\n")
             told = await (await client.get("/metrics")).text()
         assert 'nametag_posts_total{outcome="event"} 3.0' in told
+        assert "nametag_stage_seconds_count" in told
+        # When a series was made is no gauge of anybody's; another registry of the process keeps it.
+        assert "_created" not in told
+        others = CollectorRegistry()
+        Counter("of_a_stranger", "Not ours.", registry=others)
+        assert b"of_a_stranger_created" in generate_latest(others)
 
     asyncio.run(scenario())
 

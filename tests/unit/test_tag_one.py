@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
@@ -27,8 +28,10 @@ POST = {"id": "17", "text": "Anna is here"}
 class World:
     """`/tag` on a stand-in for the pipeline, and a client of it."""
 
-    def __init__(self, client: aiohttp.ClientSession) -> None:
+    def __init__(self, client: aiohttp.ClientSession, metrics: Metrics, place: tuple[str, int]) -> None:
         self.client = client
+        self.metrics = metrics
+        self.place = place
         self.is_open = True
         self.gate = asyncio.Event()
         self.gate.set()
@@ -57,17 +60,28 @@ class World:
             assert response.content_type == "application/json"
             return response.status, await response.json()
 
+    def counted(self) -> dict[str, float]:
+        """Requests by outcome, of those that there were."""
+        samples = [each for family in self.metrics.registry.collect() for each in family.samples]
+        found = {each.labels["outcome"]: each.value for each in samples if each.name == "nametag_tag_requests_total"}
+        assert found.keys() == {"tagged", "refused", "busy", "unavailable", "failed", "gone"}
+        return {outcome: value for outcome, value in found.items() if value}
+
 
 @asynccontextmanager
 async def world(**config: Any) -> Any:
     async with asyncio.timeout(20):
         here: World
-        answers = TagOne(lambda post, message: here.tag(post, message), lambda: here.is_open, TagOneConfig(**config))
+        metrics = Metrics()
+        answers = TagOne(
+            lambda post, message: here.tag(post, message), lambda: here.is_open, metrics, TagOneConfig(**config)
+        )
         async with (
-            serve(ServerConfig(port=0), Metrics(), lambda: None, [answers]) as address,
+            serve(ServerConfig(port=0), metrics, lambda: None, [answers]) as address,
             aiohttp.ClientSession(address) as client,
         ):
-            here = World(client)
+            where = urlsplit(address)
+            here = World(client, metrics, (where.hostname or "", where.port or 0))
             yield here
 
 
@@ -216,7 +230,9 @@ def test_what_is_under_way_when_the_server_ends_is_told() -> None:
                 await asyncio.sleep(15)
                 raise AssertionError
 
-            async with serve(ServerConfig(port=0), Metrics(), lambda: None, [TagOne(hang, lambda: True)]) as address:
+            async with serve(
+                ServerConfig(port=0), Metrics(), lambda: None, [TagOne(hang, lambda: True, Metrics())]
+            ) as address:
                 asked = asyncio.create_task(client.post(f"{address}/tag", json=POST))
                 await stay.wait()
                 start = asyncio.get_running_loop().time()
@@ -234,3 +250,48 @@ def test_a_post_that_takes_too_long_is_given_up() -> None:
         assert (await here.send())[0] == 503
 
     run(scenario, answer_seconds=0.1)
+
+
+def test_each_request_is_counted_by_its_outcome() -> None:
+    """One outcome each; only those that are answered with an event are timed, from the request on."""
+
+    async def scenario(here: World) -> None:
+        await here.send()
+        await here.send(b"{")
+        await here.send(headers={"Content-Encoding": "gzip"})
+        here.gate.clear()
+        waiting = asyncio.create_task(here.send())
+        await here.waiting.acquire()
+        await here.waiting.acquire()
+        await here.send()
+        await asyncio.sleep(0.05)
+        here.gate.set()
+        await waiting
+        here.error = TaggingFailed("broken")
+        await here.send()
+        here.error = None
+        here.is_open = False
+        await here.send()
+        assert here.counted() == {"tagged": 2, "refused": 2, "busy": 1, "failed": 1, "unavailable": 1}
+        seconds = here.metrics.registry.get_sample_value
+        assert seconds("nametag_tag_request_seconds_count") == 2
+        assert (seconds("nametag_tag_request_seconds_sum") or 0) >= 0.05
+
+    run(scenario, max_at_a_time=1)
+
+
+def test_a_client_that_leaves_amid_its_post_is_counted_so() -> None:
+    """It is no fault of the worker's, and none of what was sent."""
+
+    async def scenario(here: World) -> None:
+        _, writer = await asyncio.open_connection(*here.place)
+        writer.write(b"POST /tag HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n")
+        writer.write(b"Content-Length: 9\r\n\r\n{")
+        await writer.drain()
+        await asyncio.sleep(0.1)
+        writer.transport.abort()
+        while not here.counted():  # noqa: ASYNC110  # seen from outside, as by a scraper
+            await asyncio.sleep(0.01)
+        assert here.counted() == {"gone": 1}
+
+    run(scenario)
