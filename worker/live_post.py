@@ -12,6 +12,8 @@ from model.heatmap import scale_of
 
 MAX_CHARACTERS = 2_000
 MAX_NAME = 64
+WORDS_ALONE = "blstm_crf"
+"""The variant that looks at no picture."""
 
 FATES = {
     ImageStatus.USED: "",
@@ -43,12 +45,22 @@ def post_json(event: EntityEvent, attention: tuple[float, ...] | None) -> bytes:
             "variant": _short(event.checkpoint.variant),
             "pieces": _pieces(event),
             "status": _short(status),
-            "fate": FATES.get(status, "what became of the picture is told by a newer nametag"),
+            "fate": _fate(event),
             "digest": event.image.digest,
             "heat": None if attention is None else heat_levels(attention),
             "gaze": None if attention is None else gaze(attention),
         }
     )
+
+
+def _fate(event: EntityEvent) -> str:
+    image = event.image
+    if image.status != ImageStatus.NONE or image.url is None:
+        return FATES.get(image.status, "what became of the picture is told by a newer nametag")
+    # There is one, and the tagger had no use for it.
+    reads_pictures = event.checkpoint.variant != WORDS_ALONE
+    why = "the post has no words to tag" if reads_pictures else "this checkpoint reads words alone"
+    return f"the picture wasn't looked at: {why}"
 
 
 def heat_levels(attention: tuple[float, ...]) -> list[int]:

@@ -132,17 +132,21 @@ def test_posts_appear_with_their_names_in_colour_and_the_attention_over_the_pict
 def test_where_only_features_are_kept_the_attention_is_shown_alone(
     worker: LiveWorker, visit: Open, host: tuple[str, list[str]]
 ) -> None:
-    """A picture that was looked at while nobody watched; and one that can't be had is a status in words."""
+    """A picture that was looked at while nobody watched; one that can't be had or isn't looked at is told in words."""
     pitch = f"{host[0]}/modern_baseball_pitch.jpg"
     worker.send({"id": "unseen", "text": "so happy about Modern Baseball !", "image_url": pitch})
     wait_for(lambda: '"id":"unseen"' in worker.events.read_text())
     page = visit(worker.address)
     entry = page.locator(".post").filter(has_text="unseen")
     expect(entry.get_by_role("img", name=re.compile("Attention over the picture"))).to_be_visible()
-    expect(entry).to_contain_text("attention alone")
+    expect(entry.locator("figcaption")).to_have_text(
+        "where the tagger looked: the brighter, the more; the picture itself isn't kept"
+    )
     assert entry.locator("img").count() == 0
     missing = post(worker, page, "missing", "Lisbon by night", image_url=f"{host[0]}/nope.jpg")
     expect(missing).to_contain_text("its host has no such picture (not_found)")
+    wordless = post(worker, page, "wordless", "", image_url=pitch)
+    expect(wordless).to_contain_text("the picture wasn't looked at: the post has no words to tag")
 
 
 def test_a_hostile_post_stays_text(worker: LiveWorker, visit: Open) -> None:

@@ -303,6 +303,14 @@ def test_half_a_surrogate_pair_is_shown_as_one_character() -> None:
 def test_each_status_has_its_words() -> None:
     """And one of a newer worker has some, too."""
     assert set(FATES) == set(ImageStatus)
+    plain, named = ImageReport(status=ImageStatus.NONE), ImageReport(status=ImageStatus.NONE, url="https://x.example/a")
+    alone = CheckpointName(id="c", variant="blstm_crf")
+    for fields, told in (
+        ({"image": plain}, "no picture"),
+        ({"image": named, "text": "", "entities": ()}, "wasn't looked at: the post has no words"),
+        ({"image": named, "checkpoint": alone}, "wasn't looked at: this checkpoint reads words alone"),
+    ):
+        assert told in json.loads(post_json(event(1, **fields), None))["fate"]
     newer = event(1, image=ImageReport(status=ImageStatus("eaten")))
     assert "newer" in json.loads(post_json(newer, None))["fate"]
 

@@ -83,12 +83,13 @@
     const grid = make("div", "picture grid", heatOf(post.heat, SIDE));
     grid.setAttribute("role", "img");
     grid.setAttribute("aria-label", `Attention over the picture: ${post.gaze}`);
-    return make("figure", "", grid, make("figcaption", "", "attention alone: only the features are kept"));
+    const words = "where the tagger looked: the brighter, the more; the picture itself isn't kept";
+    return make("figure", "", grid, make("figcaption", "", words));
   }
 
   function pictureOf(post, hasPicture) {
     if (post.status !== "used") return null;
-    if (!hasPicture) return post.heat ? gridOf(post) : make("figure", "", make("figcaption", "", "picture used"));
+    if (!hasPicture) return post.heat ? gridOf(post) : make("figure", "", make("figcaption", "", "the picture was used, and isn't kept"));
     const image = make("img");
     image.width = image.height = 224;
     image.alt = "";
