@@ -127,7 +127,12 @@ class Connection(web.RequestHandler):
     def handle_error(
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
     ) -> web.StreamResponse:
-        """The answer where a request can't be read, or a handler failed. Raises ConnectionError amid another answer."""
+        """The answer where a request can't be read, or a handler failed.
+
+        Raises ConnectionError, on which aiohttp closes, where the client is gone or another answer has begun.
+        """
+        if isinstance(exc, ConnectionError):
+            raise exc
         if status < 500:
             sentence = "this can't be read as a request of HTTP/1.1, or a line of its header is too long"
         else:
