@@ -3,7 +3,7 @@
 N pictures, R regions (49), D the tower's width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -19,6 +19,7 @@ from model.tagger import NUM_REGIONS
 from model.tokenizer import Token, tokenize
 from model.tower import Tower
 from model.tower_file import tower_of
+from model.word_cache import WordCache
 
 WINDOW = 512
 """Tokens that are tagged at once; a longer post is cut into windows, so that memory is bounded."""
@@ -70,6 +71,7 @@ class Tagger:
         self.labels = checkpoint.labels
         self.tower_digest = checkpoint.tower_digest
         self.feature_shape = (NUM_REGIONS, checkpoint.config.region_width)
+        self._words = WordCache(self._embed)
 
     @classmethod
     def load(cls, path: Path, device: str = "cpu") -> Self:
@@ -115,24 +117,25 @@ class Tagger:
         ]
 
     def _tag_pieces(self, pieces: Sequence[tuple[int, tuple[Token, ...], Tensor | None]]) -> list[Tagging]:
-        checkpoint = self._checkpoint
-        batch = checkpoint.vocabulary.encode(
-            [[token.text for token in tokens] for _, tokens, _ in pieces],
-            [features if self.uses_image else None for _, _, features in pieces],
-            checkpoint.config.region_width,
-        ).to(self._device)
-        emissions, attention, gates = self._network(batch)
-        seen = [row for row, (_, _, features) in enumerate(pieces) if features is not None]
+        x, lengths = self._words.inputs([[token.text for token in tokens] for _, tokens, _ in pieces])
+        seen = {
+            row: features for row, (_, _, features) in enumerate(pieces) if features is not None and self.uses_image
+        }
+        emissions, attention, gates = self._network.infer(
+            x, lengths, torch.tensor(list(seen), dtype=torch.int64, device=self._device), self._stack(seen.values())
+        )
+        mask = (torch.arange(x.shape[1]) < lengths.unsqueeze(1)).to(self._device)
         # Finite weights may still overflow; from what is no number the CRF would read that there are no names.
-        if not _are_numbers(emissions[batch.mask]) or (attention is not None and not _are_numbers(attention[seen])):
+        if not _are_numbers(emissions[mask]) or (attention is not None and not _are_numbers(attention)):
             raise TaggingError("the network computes what is no number")
-        by_word = None if gates is None else gates.mean(dim=2)  # (B, T)
-        paths = self._network.crf.decode(emissions, batch.mask)
+        weights = {} if attention is None else dict(zip(seen, attention.float().tolist(), strict=True))
+        by_word = {} if gates is None else dict(zip(seen, gates.mean(dim=2).tolist(), strict=True))
+        crf = self._network.crf
+        paths = crf.decode(emissions, mask)
         found = [spans_of([self.labels.tags[tag] for tag in path]) for path in paths]
         # Of the whole batch at once: one post at a time takes ten times as long.
-        confidences = self._network.crf.batch_span_marginals(
-            emissions, batch.mask, [[self._numbered(span) for span in spans] for spans in found], checkpoint.temperature
-        )
+        asked = [[self._numbered(span) for span in spans] for spans in found]
+        confidences = crf.batch_span_marginals(emissions, mask, asked, self._checkpoint.temperature)
         return [
             Tagging(
                 spans=tuple(
@@ -144,11 +147,22 @@ class Tagger:
                     )
                     for span, confidence in zip(found[row], confidences[row], strict=True)
                 ),
-                attention=None if attention is None or features is None else tuple(attention[row].float().tolist()),
-                gate=None if by_word is None or features is None else tuple(by_word[row, : len(paths[row])].tolist()),
+                attention=tuple(weights[row]) if row in weights else None,
+                gate=tuple(by_word[row][: len(tokens)]) if row in by_word else None,
             )
-            for row, (_, tokens, features) in enumerate(pieces)
+            for row, (_, tokens, _) in enumerate(pieces)
         ]
+
+    def _embed(self, words: Sequence[str]) -> Tensor:
+        encoded = self._checkpoint.vocabulary.encode_words(words)
+        numbers, characters, lengths = (each.unsqueeze(0).to(self._device) for each in encoded)
+        return self._network.embed(numbers, characters, lengths)[0]
+
+    def _stack(self, features: Collection[Tensor]) -> Tensor:
+        """Features (M, R, D) on the device; halves go there, and become floats there."""
+        if not features:
+            return torch.empty(0, *self.feature_shape, device=self._device)
+        return torch.stack(list(features)).to(self._device)
 
     def _numbered(self, span: Span) -> TagSpan:
         return span.start, span.end, self.labels.index(f"B-{span.type}"), self.labels.index(f"I-{span.type}")

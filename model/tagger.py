@@ -192,38 +192,57 @@ class NameTagger(nn.Module):
         """
         if bool((batch.lengths < 1).any()):
             raise ValueError("every post of a batch needs at least one token")
-        spelled = self.characters(batch.characters, batch.character_lengths)
-        x = self.dropout(torch.cat([self.words(batch.words), spelled], dim=2))
-        context, attention = self._look(x, batch)
-        states = self._read(x, batch.lengths, context)
-        gate = None
-        if self.config.variant == "attention_gate" and context is not None:
-            states, gate = self.gate(states, context)
+        x = self.dropout(self.embed(batch.words, batch.characters, batch.character_lengths))
+        context = attention = None
+        if self.config.uses_image:
+            context, attention = self._look(x, batch.lengths, batch.features)
+            context = torch.where(batch.has_image.unsqueeze(1), context, self.no_image)
+        states, gate = self._read(x, batch.lengths, context)
         return self.dropout(states), attention, gate
+
+    def embed(self, words: Tensor, characters: Tensor, character_lengths: Tensor) -> Tensor:
+        """The inputs (B, T, E) of words (B, T) with their characters (B, T, C) and how many these are (B, T)."""
+        return torch.cat([self.words(words), self.characters(characters, character_lengths)], dim=2)
+
+    def infer(self, x: Tensor, lengths: Tensor, seen: Tensor, features: Tensor) -> Output:
+        """The emissions (B, T, K) of words that are embedded (B, T, E), outside of training.
+
+        Only the posts `seen` (M,) have a picture's features (M, R, D); attention and gate are theirs alone. Looking
+        at no picture would take a third of a batch's time.
+        """
+        context = attention = None
+        if self.config.uses_image:
+            context = self.no_image.repeat(len(x), 1)
+            if len(seen):
+                context[seen], attention = self._look(x[seen], lengths[seen.cpu()], features)
+        states, gate = self._read(x, lengths, context)
+        return Output(self.emit(states), attention, None if gate is None or attention is None else gate[seen])
 
     def loss(self, batch: Batch, tags: Tensor) -> Tensor:
         """Mean negative log-likelihood over the posts, of tags (B, T)."""
         losses = self.crf.negative_log_likelihood(self(batch).emissions, tags, batch.mask)
         return losses.mean()
 
-    def _look(self, x: Tensor, batch: Batch) -> tuple[Tensor | None, Tensor | None]:
-        """v_c (B, visual), the learned null vector where there is no picture, and α."""
-        if not self.config.uses_image:
-            return None, None
-        regions = batch.features.to(x)
+    def _look(self, x: Tensor, lengths: Tensor, features: Tensor) -> tuple[Tensor, Tensor | None]:
+        """v_c (B, visual) and α (B, R)."""
+        regions = features.to(x)
         if self.config.variant == "global_image":
-            context, attention = self.project(regions.mean(dim=1)), None  # V_g
-        else:
-            packed = pack_padded_sequence(x, batch.lengths, batch_first=True, enforce_sorted=False)
-            query = self.query(packed)[1][0][0]  # Q, equation 1: the state at the last real token
-            context, attention = self.attend(query, regions)
-        return torch.where(batch.has_image.unsqueeze(1), context, self.no_image), attention
+            context: Tensor = self.project(regions.mean(dim=1))  # V_g
+            return context, None
+        packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        query = self.query(packed)[1][0][0]  # Q, equation 1: the state at the last real token
+        context, attention = self.attend(query, regions)
+        return context, attention
 
-    def _read(self, x: Tensor, lengths: Tensor, context: Tensor | None) -> Tensor:
+    def _read(self, x: Tensor, lengths: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """What the emissions are made of (B, T, H), and β_v."""
         packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
         first = None if context is None else self._first_state(context)
         states, _ = pad_packed_sequence(self.blstm(packed, first)[0], batch_first=True, total_length=x.shape[1])
-        return states
+        if self.config.variant != "attention_gate" or context is None:
+            return states, None
+        gated: tuple[Tensor, Tensor] = self.gate(states, context)
+        return gated
 
     def _first_state(self, context: Tensor) -> tuple[Tensor, Tensor]:
         shape = (len(context), 2, self.config.hidden)

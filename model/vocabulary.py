@@ -85,16 +85,9 @@ class Vocabulary:
     def encode(self, sentences: Sequence[Sequence[str]], features: Sequence[Tensor | None], region_width: int) -> Batch:
         """A batch of `sentences` (each of at least one token) and features (R, D), None for no picture."""
         lengths = torch.tensor([len(sentence) for sentence in sentences])
-        spelled = [[self._spell(token) for token in sentence] for sentence in sentences]
-        longest = max(len(word) for sentence in spelled for word in sentence)
-        words = torch.zeros(len(sentences), int(lengths.max()), dtype=torch.int64)
-        characters = torch.zeros(*words.shape, longest, dtype=torch.int64)
-        character_lengths = torch.zeros_like(words)
-        for row, sentence in enumerate(sentences):
-            words[row, : len(sentence)] = torch.tensor([self.word(token) for token in sentence])
-            padded = [word + [0] * (longest - len(word)) for word in spelled[row]]
-            characters[row, : len(sentence)] = torch.tensor(padded)
-            character_lengths[row, : len(sentence)] = torch.tensor([len(word) for word in spelled[row]])
+        real = torch.arange(int(lengths.max())) < lengths.unsqueeze(1)  # (B, T)
+        encoded = self.encode_words([token for sentence in sentences for token in sentence])
+        words, characters, character_lengths = (_padded(numbers, real) for numbers in encoded)
         return Batch(
             words=words,
             characters=characters,
@@ -104,10 +97,25 @@ class Vocabulary:
             has_image=torch.tensor([feature is not None for feature in features]),
         )
 
+    def encode_words(self, tokens: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
+        """The numbers (N,) of `tokens`, those of their characters (N, C), padded, and how many these are (N,)."""
+        spelled = [self._spell(token) for token in tokens]
+        lengths = [len(word) for word in spelled]
+        longest = max(lengths)
+        characters = torch.tensor([word + [0] * (longest - len(word)) for word in spelled])
+        return torch.tensor([self.word(token) for token in tokens]), characters, torch.tensor(lengths)
+
     def _spell(self, token: str) -> list[int]:
         if len(token) > MAX_CHARACTERS:
             token = token[: MAX_CHARACTERS // 2] + token[-MAX_CHARACTERS // 2 :]
         return [self._characters.get(character, UNKNOWN) for character in token]
+
+
+def _padded(numbers: Tensor, real: Tensor) -> Tensor:
+    """`numbers` (N, ...) at the N places where `real` (B, T) is true, 0 elsewhere."""
+    padded = numbers.new_zeros(*real.shape, *numbers.shape[1:])
+    padded[real] = numbers
+    return padded
 
 
 def _stack(features: Sequence[Tensor | None], region_width: int) -> Tensor:
