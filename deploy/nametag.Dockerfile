@@ -1,16 +1,21 @@
 # The images of nametag, by --target: `cpu` (the default) and `cuda` are the worker, `trainer` trains on either.
 #
 # PIP_OPTIONS are options of pip: with PyTorch's index of CPU wheels, named as an --extra-index-url, an image for CPUs is
-# without NVIDIA's libraries, 3.2 GB of 5.1. From PyPI come the wheels with CUDA, which run on CPUs too.
+# about 1.2 GB instead of 5.1 (reckoned: less NVIDIA's 3.4 and torch's own CUDA part of 0.55). PyPI's wheel of torch can't
+# be had so small: its libraries are linked against NVIDIA's, and without them `import torch` fails on a CPU too.
+#
+# EXTRAS are extras of pyproject.toml, parted by spaces. `tracing` adds 10 MB, and without it `trace = true` is refused.
 FROM python:3.12-slim AS dependencies
 ARG PIP_OPTIONS=""
+ARG EXTRAS="tracing"
 RUN python -m venv --without-pip /venv
 WORKDIR /src
 COPY pyproject.toml constraints.txt ./
 # Without the project itself, so that a change of its code doesn't bring torch's gigabytes anew. And without Triton, a
 # gigabyte for torch.compile, which nothing here calls, and static libraries.
-RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
-        > requirements.txt \
+RUN python -c "import sys, tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
+        print(*p['dependencies'], *(each for e in sys.argv[1:] for each in p['optional-dependencies'][e]), sep='\n')" \
+        ${EXTRAS} > requirements.txt \
     && pip --python /venv/bin/python install --no-cache-dir ${PIP_OPTIONS} --constraint constraints.txt \
         --requirement requirements.txt \
     && pip --python /venv/bin/python uninstall --yes triton \

@@ -150,6 +150,8 @@ class _Trial:
             expect(self._engine.docker(*run, "nametag", image, "--version").split()[0], "nametag")
             code = "import importlib.util as u; print([n for n in ('pip', 'pytest', 'triton') if u.find_spec(n)])"
             expect(self._engine.docker(*run, "/venv/bin/python", image, "-c", code).strip(), "[]")
+            code = "from worker.tracing import Tracing; Tracing.by_otlp().close()"
+            expect(self._engine.docker(*run, "/venv/bin/python", image, "-c", code), "")
             variables = self._engine.docker("image", "inspect", "--format", "{{json .Config.Env}}", image)
             expect(re.findall(r"(?i)password|token|secret|pip_options", variables), [])
 

@@ -3,7 +3,9 @@
 import importlib.util
 import re
 import shlex
+import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -372,6 +374,22 @@ def test_the_images_have_a_stage_each() -> None:
     assert "FROM cuda AS cpu" in dockerfile()
     assert "HEALTHCHECK --interval" in found["cuda"]
     assert "HEALTHCHECK NONE" in found["trainer"]
+
+
+def test_images_have_the_extras_that_settings_ask_for() -> None:
+    """The command that lists what is installed names tracing's packages by default, and none of them where no extra is."""
+    dependencies = stages()["dependencies"]
+    default = re.search(r'^ARG EXTRAS="(.*)"$', dependencies, re.MULTILINE)
+    command = re.search(r'python -c ".+?" \\\n +\$\{EXTRAS\}', dependencies, re.DOTALL)
+    assert default and command
+    listed = {}
+    for extras in (default[1], ""):
+        script = command[0].replace("python", shlex.quote(sys.executable), 1).replace("${EXTRAS}", extras)
+        done = subprocess.run(["sh", "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+        listed[extras] = done.stdout.splitlines()
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert listed[""] == project["dependencies"]
+    assert listed["tracing"] == project["dependencies"] + project["optional-dependencies"]["tracing"]
 
 
 def test_what_images_are_built_from_is_let_through() -> None:
