@@ -30,7 +30,7 @@ REPOSITORY = Path(__file__).parents[2]
 COMPOSE = REPOSITORY / "docker-compose.yml"
 DOCKERFILE = REPOSITORY / "deploy" / "nametag.Dockerfile"
 TARGETS = {"cpu": "nametag-worker:cpu", "cuda": "nametag-worker:cuda", "trainer": "nametag-trainer"}
-LASTING = ("kafka", "redis", "worker", "samples", "prometheus")
+LASTING = ("kafka", "redis", "worker", "live", "samples", "prometheus")
 USER = "10001"
 ENOUGH_EVENTS = 25
 # Not the usual ones, where somebody's worker or broker may be.
@@ -109,6 +109,7 @@ class _Trial:
             self._look_at_events()
             self._look_at_metrics()
             self._train()
+            self._scale()
             self._stop()
         except TrialError:
             for name in (*LASTING, "trainer"):
@@ -200,6 +201,12 @@ class _Trial:
             wait_for("another checkpoint", lambda: checkpoint() != before, 60)
         print(f"     {before} -> {checkpoint()}")
         expect(self._inspect("worker", ".RestartCount"), "0")
+
+    def _scale(self) -> None:
+        with step("of two workers Prometheus finds both, and the page is one's"):
+            self._compose("up", "--detach", "--no-build", "--no-recreate", "--scale", "worker=2", "worker")
+            wait_for("two workers", lambda: query('up{job="nametag"}') == ["1", "1"], 120)
+            expect("<html" in ask(f"{WORKER}/live"), True)
 
     def _stop(self) -> None:
         for name in ("worker", "samples"):

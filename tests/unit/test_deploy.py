@@ -1,12 +1,15 @@
 """Images, compose file and manifests agree with the worker and one another. tests/containers tries them for real."""
 
+import asyncio
 import importlib.util
 import re
 import shlex
+import socket
 import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
@@ -172,7 +175,7 @@ def test_the_checkpoint_that_is_switched_is_the_one_that_is_watched() -> None:
 def test_the_services_are_all_there_and_wait_for_one_another() -> None:
     """One command brings everything but the trainer; what is waited for to be healthy has a check of its health."""
     found = services()
-    assert set(found) >= {"kafka", "redis", "worker", "samples", "prometheus", "grafana", "trainer"}
+    assert set(found) >= {"kafka", "redis", "worker", "live", "samples", "prometheus", "grafana", "trainer"}
     for service in found.values():
         for name, wanted in service.get("depends_on", {}).items():
             if wanted["condition"] == "service_healthy":
@@ -239,12 +242,65 @@ def test_the_port_is_the_same_everywhere() -> None:
     """Image, compose, Prometheus, probes and network policy name the port that the worker listens on."""
     assert f"EXPOSE {PORT}\n" in stages()["cuda"]
     assert f"127.0.0.1:{PORT}/healthz" in stages()["cuda"]
-    assert services()["worker"]["ports"] == [f"127.0.0.1:{PORT}:{PORT}"]
+    assert services()["live"]["ports"] == [f"127.0.0.1:{PORT}:{PORT}"]
+    assert services()["live"]["command"] == [str(PORT), "worker"]
     job, *_ = load(DEPLOY / "prometheus" / "prometheus.yml")["scrape_configs"]
     assert job["dns_sd_configs"][0]["port"] == PORT
     for overlay in OVERLAYS:
         assert container(overlay)["ports"] == [{"name": "metrics", "containerPort": PORT}]
         assert cluster_variables(overlay)["NAMETAG_SERVER__PORT"] == str(PORT)
+
+
+def test_workers_can_be_several() -> None:
+    """Nothing of the worker's is there once only, and Prometheus asks every address of its name."""
+    assert not {"ports", "container_name", "hostname"} & set(services()["worker"])
+    assert services()["worker"]["environment"].keys().isdisjoint({"NAMETAG_KAFKA__GROUP_INSTANCE_ID"})
+    job, *_ = load(DEPLOY / "prometheus" / "prometheus.yml")["scrape_configs"]
+    assert job["dns_sd_configs"][0] | {"names": ["worker"], "type": "A"} == job["dns_sd_configs"][0]
+
+
+def test_visitors_are_led_to_the_first_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two workers the lower address has all connections; when it is gone, the other one; with none, they end."""
+    forward = script("forward")
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        request = await reader.read()
+        writer.write(request + b" by " + writer.get_extra_info("sockname")[0].encode())
+        writer.close()
+
+    async def visit(port: int) -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"a" * 100_000)
+        writer.write_eof()
+        answered = await reader.read()
+        writer.close()
+        return answered.lstrip(b"a")
+
+    async def scenario() -> list[bytes]:
+        later = await asyncio.start_server(answer, "127.0.0.10", 0)
+        port = later.sockets[0].getsockname()[1]
+        first = await asyncio.start_server(answer, "127.0.0.9", port)
+        # Names that lead to several addresses of loopback aren't to be had, so only that look-up isn't real.
+        found = [
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in ("127.0.0.10", "127.0.0.9")
+        ]
+
+        async def look_up(host: str, *_given: Any, **_options: Any) -> list[Any]:
+            return found if host == "workers" else await real(host, *_given, **_options)
+
+        loop = asyncio.get_running_loop()
+        real = loop.getaddrinfo
+        monkeypatch.setattr(loop, "getaddrinfo", look_up)
+        front = await asyncio.start_server(partial(forward.forward, name="workers", port=port), "127.0.0.1", 0)
+        at = front.sockets[0].getsockname()[1]
+        answers = [await visit(at), await visit(at)]
+        for server in (first, later):
+            server.close()
+            answers.append(await visit(at))
+        front.close()
+        return answers
+
+    assert asyncio.run(asyncio.wait_for(scenario(), 20)) == [b" by 127.0.0.9"] * 2 + [b" by 127.0.0.10", b""]
 
 
 def test_prometheus_has_its_rules_and_the_name_of_the_job() -> None:
@@ -377,7 +433,7 @@ def test_the_images_have_a_stage_each() -> None:
 
 
 def test_images_have_the_extras_that_settings_ask_for() -> None:
-    """The command that lists what is installed names tracing's packages by default, and none of them where no extra is."""
+    """The command that lists what is installed names tracing's packages by default, and not where no extra is."""
     dependencies = stages()["dependencies"]
     default = re.search(r'^ARG EXTRAS="(.*)"$', dependencies, re.MULTILINE)
     command = re.search(r'python -c ".+?" \\\n +\$\{EXTRAS\}', dependencies, re.DOTALL)
