@@ -10,7 +10,7 @@ ASYNCAPI_PARSER := @asyncapi/parser@3.6.6
 
 CONTAINERS ?= $(CURDIR)/build/containers
 
-.PHONY: demo test check faults containers env services format schemas release-schemas constraints picture clean
+.PHONY: demo test check faults containers env services format schemas release-schemas constraints rules picture clean
 
 demo: env  ## tag the example posts and watch
 	$(BIN)/nametag demo
@@ -75,6 +75,12 @@ release-schemas: schemas  ## make the current schemas those that later ones may 
 constraints: env  ## pin what .venv holds now
 	{ sed -n '/^#/p' constraints.txt; $(BIN)/uv pip freeze --python $(BIN)/python --exclude-editable \
 	  | grep -Ev '^(pip|setuptools|uv|nvidia|triton|cuda)'; } > constraints.new && mv constraints.new constraints.txt
+
+RULES := deploy/kubernetes/components/prometheus-operator/rules.yaml
+
+rules:  ## copy the alerts into the Prometheus Operator's form
+	{ sed '/^spec:/q' $(RULES); sed -n '/^groups:/,$$ s/./  &/p; /^$$/p' deploy/prometheus/alerts.yml; } > rules.new \
+	  && mv rules.new $(RULES)
 
 picture: env  ## draw the README's picture of the demo
 	$(BIN)/python worker/examples/draw.py

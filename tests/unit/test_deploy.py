@@ -4,6 +4,7 @@ import asyncio
 import importlib.util
 import re
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from itertools import islice
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -27,7 +29,9 @@ from worker.settings import STARTER_CHECKPOINT, Settings, load_settings
 
 REPOSITORY = Path(__file__).parents[2]
 DEPLOY = REPOSITORY / "deploy"
-BASE = DEPLOY / "kubernetes" / "base"
+KUBERNETES = DEPLOY / "kubernetes"
+BASE = KUBERNETES / "base"
+COMPONENTS = ("keda", "prometheus-operator", "checkpoints", "tracing")
 OVERLAYS = ("cpu", "gpu")
 DOCKERFILE = DEPLOY / "nametag.Dockerfile"
 PORT = Settings().server.port
@@ -73,16 +77,22 @@ def merged(base: Any, patch: Any) -> Any:
     return patch
 
 
-def manifests(overlay: str) -> dict[str, Document]:
-    """The documents of an overlay, by kind."""
-    documents = [load(BASE / name) for name in load(BASE / "kustomization.yaml")["resources"]]
-    by_kind = {document["kind"]: document for document in documents}
-    assert len(by_kind) == len(documents)
-    folder = DEPLOY / "kubernetes" / "overlays" / overlay
-    for patch in load(folder / "kustomization.yaml")["patches"]:
-        document = load(folder / patch["path"])
-        by_kind[document["kind"]] = merged(by_kind[document["kind"]], document)
-    return by_kind
+def manifests(overlay: str, *more: str) -> dict[str, Document]:
+    """The documents of an overlay and of `more` components, by kind and the name's part behind `nametag-worker`."""
+    folder = KUBERNETES / "overlays" / overlay
+    kustomization = load(folder / "kustomization.yaml")
+    folders = [(folder / each).resolve() for each in kustomization["resources"] + kustomization["components"]]
+    folders += [KUBERNETES / "components" / name for name in more]
+    found: dict[str, Document] = {}
+    for each in (*folders, folder):
+        part = load(each / "kustomization.yaml")
+        for document in (load(each / name) for name in part["resources"]) if each != folder else ():
+            key = document["kind"] + document["metadata"]["name"].partition("nametag-worker")[2]
+            assert found.setdefault(key, document) is document, f"two {key}"
+        for patch in part.get("patches", []):
+            document = load(each / patch["path"])
+            found[document["kind"]] = merged(found[document["kind"]], document)
+    return found
 
 
 def pod(overlay: str) -> Document:
@@ -94,10 +104,13 @@ def container(overlay: str) -> Document:
     return dict(only)
 
 
-def cluster_variables(overlay: str) -> dict[str, str]:
+def cluster_variables(overlay: str, *components: str) -> dict[str, str]:
     """What a pod's environment holds of ours, without the secret."""
-    (generator,) = load(BASE / "kustomization.yaml")["configMapGenerator"]
-    variables = dict(literal.split("=", 1) for literal in generator["literals"])
+    variables: dict[str, str] = {}
+    for folder in (BASE, *(KUBERNETES / "components" / name for name in components)):
+        (generator,) = load(folder / "kustomization.yaml")["configMapGenerator"]
+        assert generator["name"] == "nametag"
+        variables |= dict(literal.split("=", 1) for literal in generator["literals"])
     return variables | {each["name"]: each["value"] for each in container(overlay).get("env", [])}
 
 
@@ -122,7 +135,7 @@ def files() -> Iterator[Path]:
     """All that is read by an engine or a cluster."""
     yield REPOSITORY / "docker-compose.yml"
     yield from DEPLOY.glob("*.Dockerfile")
-    yield from (DEPLOY / "kubernetes").rglob("*.yaml")
+    yield from KUBERNETES.rglob("*.yaml")
     yield DEPLOY / "prometheus" / "prometheus.yml"
 
 
@@ -137,6 +150,7 @@ WORKERS = {
     "compose": lambda: services()["worker"]["environment"],
     "cpu": lambda: cluster_variables("cpu"),
     "gpu": lambda: cluster_variables("gpu"),
+    "components": lambda: cluster_variables("cpu", "checkpoints", "tracing"),
 }
 
 
@@ -355,7 +369,7 @@ def test_the_overlays_run_on_their_device() -> None:
     """Each has its own image, device and, for the GPU, one of them; threads leave a core to asyncio and Kafka."""
     tags = {}
     for overlay in OVERLAYS:
-        (image,) = load(DEPLOY / "kubernetes" / "overlays" / overlay / "kustomization.yaml")["images"]
+        (image,) = load(KUBERNETES / "overlays" / overlay / "kustomization.yaml")["images"]
         assert image["name"] == container(overlay)["image"]
         tags[overlay] = (image["newTag"], cluster_variables(overlay)["NAMETAG_DEVICE"])
         cores = int(container(overlay)["resources"]["limits"]["cpu"])
@@ -410,6 +424,92 @@ def test_the_network_policy_is_the_guards() -> None:
     assert inside == {53, 9092, 6379}
 
 
+def test_traces_may_leave_and_go_where_they_are_sent() -> None:
+    """The component lets workers' spans out on the port of their endpoint; it is the HTTP one, and no other policy's."""
+    variables = cluster_variables("cpu", "tracing")
+    assert variables["NAMETAG_TRACE"] == "true"
+    endpoint = urlsplit(variables["OTEL_EXPORTER_OTLP_ENDPOINT"])
+    found = manifests("cpu", "tracing")
+    policy = found["NetworkPolicy-traces"]["spec"]
+    assert policy["podSelector"] == found["NetworkPolicy"]["spec"]["podSelector"]
+    assert policy["policyTypes"] == ["Egress"]
+    (rule,) = policy["egress"]
+    assert rule["ports"] == [{"protocol": "TCP", "port": endpoint.port}]
+    (collector,) = rule["to"]
+    assert endpoint.hostname is not None
+    label = collector["podSelector"]["matchLabels"]["app.kubernetes.io/name"]
+    assert endpoint.hostname.split(".")[0] == label
+
+
+def test_a_trainers_checkpoint_reaches_the_pods() -> None:
+    """Job and workers have one claim at one place, which workers can't write; the job switches what is watched."""
+    found = manifests("cpu", "checkpoints")
+    claim = found["PersistentVolumeClaim"]
+    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+    job = load(KUBERNETES / "trainer" / "job.yaml")["spec"]["template"]["spec"]
+    workers = found["Deployment"]["spec"]["template"]["spec"]
+    for each, is_read_only in ((job, False), (workers, True)):
+        (only,) = each["containers"]
+        (mount,) = (mount for mount in only["volumeMounts"] if mount["name"] == "checkpoints")
+        assert mount["mountPath"] == "/checkpoints"
+        assert mount.get("readOnly", False) is is_read_only
+        volumes = {volume["name"]: volume for volume in each["volumes"]}
+        assert volumes["checkpoints"]["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
+        assert {mount["mountPath"] for mount in only["volumeMounts"]} == {"/tmp", "/checkpoints"}
+        assert only["securityContext"] == container("cpu")["securityContext"]
+        assert each["securityContext"] == pod("cpu")["securityContext"]
+    *start, current = job["containers"][0]["command"]
+    assert current == cluster_variables("cpu", "checkpoints")["NAMETAG_CHECKPOINTS__WATCH"]
+    assert start[:-1] == services()["trainer"]["entrypoint"][:2]
+    (image,) = load(KUBERNETES / "trainer" / "kustomization.yaml")["images"]
+    assert image["name"] == job["containers"][0]["image"] == services()["trainer"]["image"]
+
+
+def test_the_operators_alerts_are_the_alerts() -> None:
+    """What Kubernetes gives the Prometheus Operator is what Prometheus is given elsewhere."""
+    rules = manifests("cpu")["PrometheusRule"]["spec"]
+    assert rules == load(DEPLOY / "prometheus" / "alerts.yml"), "run `make rules`"
+
+
+def test_the_base_needs_no_operator() -> None:
+    """Without its components an overlay holds what every cluster knows."""
+    kinds = [load(BASE / name) for name in load(BASE / "kustomization.yaml")["resources"]]
+    assert all("k8s.io" in kind["apiVersion"] or "." not in kind["apiVersion"] for kind in kinds)
+    assert {path.name for path in (KUBERNETES / "components").iterdir()} == set(COMPONENTS)
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="no kubectl here, which has kustomize in it")
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_kustomize_makes_of_it_what_the_other_tests_read(overlay: str, tmp_path: Path) -> None:
+    """kubectl's own kustomize, with all components on: the same pods, settings and rules."""
+    shutil.copytree(KUBERNETES, tmp_path / "kubernetes")
+    kustomization = tmp_path / "kubernetes" / "overlays" / overlay / "kustomization.yaml"
+    text = kustomization.read_text(encoding="utf-8").replace("  # - ../", "  - ../")
+    kustomization.write_text(text, encoding="utf-8")
+    assert len(load(kustomization)["components"]) == len(COMPONENTS)
+    command = ["kubectl", "kustomize", str(kustomization.parent)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    made = {f"{each['kind']} {each['metadata']['name']}": each for each in yaml.safe_load_all(done.stdout)}
+    (variables,) = (each["data"] for name, each in made.items() if name.startswith("ConfigMap nametag-"))
+    wanted = cluster_variables(overlay, "checkpoints", "tracing")
+    assert variables.items() <= wanted.items()
+    pods = made["Deployment nametag-worker"]["spec"]["template"]["spec"]
+    expected = manifests(overlay, "checkpoints")["Deployment"]["spec"]["template"]["spec"]
+    for name in ("volumeMounts", "env", "resources"):
+        assert _unordered(pods["containers"][0][name]) == _unordered(expected["containers"][0][name])
+    assert _unordered(pods["volumes"]) == _unordered(expected["volumes"])
+    (image,) = load(kustomization)["images"]
+    assert pods["containers"][0]["image"] == f"nametag-worker:{image['newTag']}"
+    for name in ("PrometheusRule", "ScaledObject", "PodMonitor"):
+        assert made[f"{name} nametag-worker"]["spec"] == manifests(overlay)[name]["spec"]
+    assert {"NetworkPolicy nametag-worker-traces", "PersistentVolumeClaim nametag-checkpoints"} <= made.keys()
+
+
+def _unordered(items: Any) -> Any:
+    return sorted(items, key=lambda item: str(item["name"])) if isinstance(items, list) else items
+
+
 def test_images_are_run_by_their_own_user() -> None:
     """The one user is a number above 0, and the program is started by no shell that would keep signals to itself."""
     (user,) = re.findall(r"^USER (\d+):(\d+)$", dockerfile(), re.MULTILINE)
@@ -461,12 +561,13 @@ def test_what_images_are_built_from_is_let_through() -> None:
 
 def test_no_secret_and_no_registry_is_baked_in() -> None:
     """No password, token or login has a value, no address has one in it, and none leads out of the network."""
+    inside = ("127.0.0.1", "prometheus-operated.monitoring", "opentelemetry-collector.observability")
     for path in files():
         text = path.read_text(encoding="utf-8")
         assert not re.search(r"(?i)(password|token|secret|username)\w*['\"]?[:=][ ]*['\"]?[\w$]", _code(text)), path
         assert not re.search(r"//[^/\s\"']+@", text), path
         for host in re.findall(r"https?://([\w.-]+)", text):
-            assert "." not in host or host in ("127.0.0.1", "prometheus-operated.monitoring"), f"{path}: {host}"
+            assert "." not in host or host in inside, f"{path}: {host}"
 
 
 def _code(text: str) -> str:
