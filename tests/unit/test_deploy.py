@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib.util
+import json
 import re
 import shlex
 import shutil
@@ -22,6 +23,8 @@ import yaml
 
 from model import checkpoint
 from model.tower_file import tower_file
+from tests.simulation.costs import Costs
+from tests.simulation.sizing import size_for
 from worker import addresses
 from worker.metrics import Metrics
 from worker.pipeline_state import PipelineState
@@ -396,6 +399,47 @@ def test_all_manifests_mean_the_same_pods(overlay: str) -> None:
     assert "replicas" not in found["Deployment"]["spec"]
 
 
+def test_the_pods_are_as_scaling_reckons() -> None:
+    """Cores, threads and memory of SCALING.md are those that pods ask for, and leave room above what was measured."""
+    scaling = (DEPLOY / "SCALING.md").read_text(encoding="utf-8")
+    told = re.search(r"Ask for (\d+) cores a worker, and `threads = (\d+)`", scaling)
+    sized = re.search(r"\*\*(\d+) workers\*\* \((\d+) cores and (\d+) GiB", scaling)
+    assert told and sized
+    resources = container("cpu")["resources"]
+    assert resources["requests"] == resources["limits"] == {"cpu": told[1], "memory": "3Gi"}
+    assert cluster_variables("cpu")["NAMETAG_THREADS"] == told[2]
+    workers, cores, gibibytes = map(int, sized.groups())
+    assert (cores, gibibytes) == (workers * int(told[1]), workers * 3)
+    size = size_for(500, Costs.measured())
+    assert workers == size.workers
+    assert f"**{size.partitions} partitions**" in scaling
+    measured = json.loads((REPOSITORY / "tests" / "simulation" / "measured.json").read_text(encoding="utf-8"))
+    assert 2 * measured["figures"]["captions_worker_and_decoders_rss_bytes"] < 3 * 2**30
+
+
+def test_scaling_tells_what_stands_in_the_manifests() -> None:
+    """The table of where figures go has the values that are there."""
+    scaling = (DEPLOY / "SCALING.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (.+?) \| .+ \| (.+) \|$", scaling.partition("## In the manifests")[2], re.MULTILINE)
+    stands = dict(rows)
+    found = manifests("cpu")
+    scaled, deployment = found["ScaledObject"]["spec"], found["Deployment"]["spec"]
+    (spread,) = deployment["template"]["spec"]["topologySpreadConstraints"]
+    surge = deployment["strategy"]["rollingUpdate"]["maxSurge"]
+    assert stands["workers (step 3)"] == f"{scaled['minReplicaCount']}; {scaled['fallback']['replicas']}"
+    assert stands["partitions (step 4)"] == str(scaled["maxReplicaCount"])
+    assert stands["zones"] == f"`{spread['whenUnsatisfiable']}`"
+    assert stands["updates, drains"] == f"{surge}; {found['PodDisruptionBudget']['spec']['maxUnavailable']}"
+    assert stands["Redis (step 5)"] == f"{Settings().redis.max_value_bytes >> 20} MiB"
+    (alert,) = (each for each in _alerts() if each["alert"] == "NametagFallsBehind")
+    assert f"> {stands['the lag that alarms'].replace(',', '')}\n" in alert["expr"].replace(" and", "\n")
+
+
+def _alerts() -> list[Document]:
+    groups = load(DEPLOY / "prometheus" / "alerts.yml")["groups"]
+    return [rule for group in groups for rule in group["rules"] if "alert" in rule]
+
+
 def test_keda_asks_for_what_workers_export() -> None:
     """The query sums the processable lag, and nothing told isn't taken for nothing waiting."""
     (trigger,) = manifests("cpu")["ScaledObject"]["spec"]["triggers"]
@@ -425,7 +469,7 @@ def test_the_network_policy_is_the_guards() -> None:
 
 
 def test_traces_may_leave_and_go_where_they_are_sent() -> None:
-    """The component lets workers' spans out on the port of their endpoint; it is the HTTP one, and no other policy's."""
+    """The component lets workers' spans out to their endpoint's port and pods, and allows nothing else."""
     variables = cluster_variables("cpu", "tracing")
     assert variables["NAMETAG_TRACE"] == "true"
     endpoint = urlsplit(variables["OTEL_EXPORTER_OTLP_ENDPOINT"])
