@@ -6,6 +6,7 @@ ModelError
 │   ├── PictureTooLarge      more pixels, or more memory to decode, than the limits allow
 │   └── PictureUnsupported   a picture, but in a format that isn't on the list
 ├── CheckpointError  a checkpoint can't be read, or doesn't fit the model
+│   └── TowerMissing         its tower's weights aren't here
 ├── OutputError      a file can't be written
 ├── TrainingError    a training can't go on
 └── TaggingError     one post can't be tagged
@@ -34,6 +35,10 @@ class PictureUnsupported(PictureError):
 
 class CheckpointError(ModelError):
     """A checkpoint can't be read, or it doesn't fit the model asked for."""
+
+
+class TowerMissing(CheckpointError):
+    """The weights of a checkpoint's tower aren't here; with them beside it, it can be used."""
 
 
 class OutputError(ModelError):

@@ -74,10 +74,14 @@ class Tagger:
         self._words = WordCache(self._embed)
 
     @classmethod
-    def load(cls, path: Path, device: str = "cpu") -> Self:
-        """The tagger in `path`. Raises `CheckpointError` on a bad file, or on another tower's weights."""
+    def load(cls, path: Path, device: str = "cpu", *, may_download: bool = True) -> Self:
+        """The tagger in `path`. Raises `CheckpointError` on a bad file, or on another tower's weights.
+
+        `may_download`: the tower's weights may come from torchvision, where they aren't here.
+        """
         checkpoint, identity = load(path)
-        tower = tower_of(checkpoint, path) if checkpoint.config.uses_image else None
+        uses_image = checkpoint.config.uses_image
+        tower = tower_of(checkpoint, path, may_download=may_download) if uses_image else None
         return cls(checkpoint, identity, tower, device)
 
     def tokenize(self, text: str) -> tuple[Token, ...]:

@@ -5,12 +5,13 @@ B pictures, R regions (49), D the tower's width: read from the network (the pape
 
 import hashlib
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from model.errors import CheckpointError
+from model.errors import CheckpointError, TowerMissing
 
 IMAGE_SIZE = 224
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
@@ -86,15 +87,16 @@ class LearningTower(nn.Module):
         return maps.flatten(2).transpose(1, 2)
 
 
-def build_tower(name: str, weights: str | Path | None = "default") -> Tower:
+def build_tower(name: str, weights: str | Path | None = "default", *, may_download: bool = True) -> Tower:
     """The tower `name`, with `weights`: `default`, a file of a state dict, or None for random ones.
 
     `default` is torchvision's own download for a ResNet, and for `efficientnet_lite0` the file of its
     package. A file in safetensors is what a training wrote whose tower learnt.
-    Raises `CheckpointError` on an unknown name or a file that isn't the tower's.
+    Raises `CheckpointError` on an unknown name or a file that isn't the tower's, and `TowerMissing` where a download
+    would be needed that `may_download` forbids.
     """
     if name not in TOWERS:
-        raise CheckpointError(f"no tower is called {name!r}; there are {', '.join(TOWERS)}")
+        raise CheckpointError(f"no tower is called {name[:40]!r}; there are {', '.join(TOWERS)}")
     if str(weights).endswith(LEARNT_SUFFIX):
         tower = build_tower(name, None)
         _load(tower.network, _read(Path(str(weights))), name)
@@ -104,11 +106,21 @@ def build_tower(name: str, weights: str | Path | None = "default") -> Tower:
         return _build_lite0(weights)
     import torchvision  # several seconds, and only a ResNet needs it by itself
 
+    if weights == "default" and not may_download and not _downloaded(name).exists():
+        raise TowerMissing(f"the weights of {name} aren't on this machine, and aren't downloaded now")
     network = torchvision.models.get_model(name, weights="DEFAULT" if weights == "default" else None)
     if weights not in ("default", None):
         _load(network, _read(Path(str(weights))), name)
     body = nn.Sequential(*list(network.children())[:-2])  # without the average and the classifier
     return Tower(name, body, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def _downloaded(name: str) -> Path:
+    """Where torchvision keeps the weights of a ResNet once it has them."""
+    import torchvision
+
+    url = torchvision.models.get_model_weights(name).DEFAULT.url
+    return Path(torch.hub.get_dir()) / "checkpoints" / Path(urlsplit(url).path).name
 
 
 def _build_lite0(weights: str | Path | None) -> Tower:

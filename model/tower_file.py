@@ -11,7 +11,7 @@ from pathlib import Path
 import safetensors.torch
 
 from model.checkpoint import Checkpoint
-from model.errors import CheckpointError
+from model.errors import CheckpointError, TowerMissing
 from model.tower import LEARNT_SUFFIX, Tower, build_tower
 from model.whole_file import whole_file
 
@@ -43,19 +43,26 @@ def remove_other_towers(checkpoint: Path, digest: str, *, spared: Path) -> None:
                 path.unlink()
 
 
-def tower_of(checkpoint: Checkpoint, path: Path) -> Tower:
+def tower_of(checkpoint: Checkpoint, path: Path, *, may_download: bool = True) -> Tower:
     """The tower of the checkpoint in `path`, with the weights beside it where the tower learnt too.
 
-    Raises `CheckpointError` where the tower here isn't the one the checkpoint was trained with.
+    Raises `CheckpointError` where the tower here isn't the one the checkpoint was trained with, and `TowerMissing`
+    where its weights aren't here, or would have to be downloaded and may not be.
     """
     learnt = tower_file(path, checkpoint.tower_digest)
     is_learnt = learnt.exists()
-    tower = build_tower(checkpoint.tower, learnt if is_learnt else "default")
+    try:
+        tower = build_tower(checkpoint.tower, learnt if is_learnt else "default", may_download=may_download)
+    except TowerMissing as error:
+        raise TowerMissing(
+            f"{path.name} needs its tower: {error}; put {learnt.name} beside it, or have `nametag tag --text hello "
+            "--checkpoint FILE` download them here first"
+        ) from error
     if tower.digest == checkpoint.tower_digest:
         return tower
     if is_learnt:
         raise CheckpointError(f"{learnt.name} isn't the tower that it is named for; copy it again")
-    raise CheckpointError(
+    raise TowerMissing(
         f"{path.name} was trained on another {checkpoint.tower} ({checkpoint.tower_digest}) than is here "
         f"({tower.digest}); put {learnt.name} beside it, get the same weights, or train it again"
     )

@@ -59,8 +59,9 @@ def make_checkpoints(
 
 
 def _load(settings: Settings, path: Path) -> Tagger:
-    # Its own errors, without the advice that is for the configured one.
-    return Tagger.load(path, device=settings.device)
+    # Its own errors, without the advice that is for the configured one. Whoever can write the file or the key must
+    # not have a worker fetch from the network; of the configured one, the operator who named it waits for it.
+    return Tagger.load(path, device=settings.device, may_download=False)
 
 
 def _user(settings: Settings, images: ImageSource, metrics: Metrics) -> Callable[[Tagger], InUse]:

@@ -11,7 +11,7 @@ import torch
 
 import model.train
 from model.checkpoint import Checkpoint, load, save
-from model.errors import CheckpointError
+from model.errors import CheckpointError, TowerMissing
 from model.tower import build_tower
 from model.tower_file import tower_file, tower_of, write_tower
 from model.train import TrainConfig, train
@@ -94,3 +94,33 @@ def test_weights_that_are_no_tower(
         (tmp_path / name).write_bytes(content)
     with pytest.raises(CheckpointError, match=rf"^{name}[^\n]*$"):
         train(replace(with_tower(config), tower_weights=str(tmp_path / name)))
+
+
+def test_without_a_download_a_tower_has_to_be_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_checkpoint: Callable[..., Checkpoint]
+) -> None:
+    """Nothing is asked of the network: what torchvision has kept is used, else the sentence says what to do."""
+    import torchvision
+
+    def connect(*_arguments: object, **_named: object) -> None:
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr("torch.hub.urlopen", connect)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    torch.manual_seed(0)
+    network = torchvision.models.resnet18()
+    kept = tmp_path / "torch" / "hub" / "checkpoints" / "resnet18-f37072fd.pth"
+    torch.save(network.state_dict(), tmp_path / "resnet18.pth")
+    digest = build_tower("resnet18", tmp_path / "resnet18.pth").digest
+    checkpoint, path = (
+        small_checkpoint("attention", tower="resnet18", tower_digest=digest),
+        tmp_path / "new.safetensors",
+    )
+    told = rf"^new.safetensors needs its tower: .*; put new.{digest}.tower.safetensors beside it, or have `nametag tag "
+    with pytest.raises(TowerMissing, match=told):
+        tower_of(checkpoint, path, may_download=False)
+    with pytest.raises(AssertionError, match="the network was asked"):
+        tower_of(checkpoint, path)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "resnet18.pth").rename(kept)
+    assert tower_of(checkpoint, path, may_download=False).digest == digest
