@@ -1,10 +1,17 @@
 """IOB2 labels: the set, its repair, its spans and its legal transitions."""
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
 OUTSIDE = "O"
+
+MAX_TYPES = 256
+"""The finest tag sets that we know of have about a hundred; each type is a series of the metrics."""
+
+_TYPE = re.compile(r"[A-Za-z0-9_./&+:-]{1,64}")
+"""As corpora name types: `geo-loc`, `WORK_OF_ART`, `person-artist/author`. They go into events, metrics and pages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,18 +28,25 @@ class LabelSet:
     """The tags a model knows, in the order of its outputs.
 
     Raises:
-        ValueError: the tags don't start with O, repeat, or aren't a B- and an I- for each type.
+        ValueError: the tags don't start with O, repeat, aren't a B- and an I- for each type, or are too many;
+            or a type's name is too long, or not in the alphabet of `_TYPE`.
     """
 
     tags: tuple[str, ...]
 
     def __post_init__(self) -> None:
+        if len(self.tags) > 1 + 2 * MAX_TYPES:
+            raise ValueError(f"its {len(self.tags)} labels: there are at most {MAX_TYPES} types, of two each")
         if not self.tags or self.tags[0] != OUTSIDE:
             raise ValueError(f"a label set starts with {OUTSIDE}, got {self.tags[:1]}")
         if len(set(self.tags)) != len(self.tags):
             raise ValueError(f"a label set holds each tag once, got {self.tags}")
         for tag in self.tags[1:]:
             prefix, type_ = split_tag(tag)
+            if not _TYPE.fullmatch(type_):
+                raise ValueError(
+                    f"the label {tag[:40]!r}: a type has 1 to 64 characters, of A to Z, a to z, 0 to 9, _ . / & + : -"
+                )
             partner = f"{'I' if prefix == 'B' else 'B'}-{type_}"
             if partner not in self.tags:
                 raise ValueError(f"a label set with {tag} also needs {partner}")

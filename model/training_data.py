@@ -128,7 +128,10 @@ def read_training_data(config: TrainConfig, report: TrainingReport) -> TrainingD
 
 def _labels(posts: tuple[Post, ...]) -> LabelSet:
     types = {split_tag(tag)[1] for post in posts for tag in post.sentence.tags} - {""}
-    return LabelSet.of_types(sorted(types))
+    try:
+        return LabelSet.of_types(sorted(types))
+    except ValueError as error:
+        raise DataError(f"the data can't be learnt: {error}; rename it in the files of train") from error
 
 
 def _words(

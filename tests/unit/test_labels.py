@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from model.labels import (
     DEFAULT_LABELS,
+    MAX_TYPES,
     LabelSet,
     Span,
     allowed,
@@ -43,12 +44,22 @@ def test_unknown_tag() -> None:
         ("O", "A"),
         ("O", "S-A"),
         ("O", "B-\x1b[31mA", "I-\x1b[31mA"),
+        ("O", f"B-{'A' * 65}", f"I-{'A' * 65}"),
+        ("O", "B-<img src=x>", "I-<img src=x>"),
+        ("O", "B-tv show", "I-tv show"),
+        (*LabelSet.of_types(map(str, range(MAX_TYPES))).tags, "B-x", "I-x"),
     ],
 )
 def test_bad_label_sets(tags: tuple[str, ...]) -> None:
-    """A label set without O first, or without both tags of a type, is refused."""
+    """A label set without O first, without both tags of a type, with types too many, or no plain names, is refused."""
     with pytest.raises(ValueError):
         LabelSet(tags)
+
+
+@pytest.mark.parametrize("type_", ["PER", "geo-loc", "WORK_OF_ART", "person-artist/author", "/person/artist", "A" * 64])
+def test_types_as_corpora_name_them(type_: str) -> None:
+    """None of the known corpora is kept out."""
+    assert LabelSet.of_types([type_]).types == (type_,)
 
 
 def test_types_may_hold_dashes() -> None:

@@ -138,6 +138,14 @@ def test_frequent_words_join_at_the_end(config: TrainConfig, tmp_path: Path) -> 
     assert checkpoint.vocabulary.word("the") > checkpoint.vocabulary.word("Rome")
 
 
+def test_types_that_no_checkpoint_may_have_are_told_before_the_training(config: TrainConfig, tmp_path: Path) -> None:
+    """Not hours later, when the checkpoint is read."""
+    (tmp_path / "other.txt").write_text("Oslo\tB-TOWN!\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"the label 'B-TOWN!': .*; rename it"):
+        train(replace(config, train=str(tmp_path / "other.txt")))
+    assert not Path(config.out).exists()
+
+
 def test_starting_from_a_checkpoint(config: TrainConfig, tmp_path: Path) -> None:
     """A training may start from a checkpoint and leave all of it as it was but the named part."""
     train(replace(config, max_epochs=1))
