@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from consumers.source import Message
 from consumers.traces import PARENT, STATE, Header, trace_of
-from worker.errors import SettingsError
+from worker.errors import ImageError, SettingsError
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
@@ -63,14 +63,18 @@ class _SpannedTrace(PostTrace):
 
     @contextmanager
     def span(self, name: str) -> Iterator[None]:
-        """Time a part of the work; what it raises is told by its kind alone, for its words may quote the post."""
+        """Time a part of the work; what it raises is told by its kind alone, for its words may quote the post.
+
+        Of a picture that can't be had the kind is its status, as in the event.
+        """
         with self._tracer.start_as_current_span(
             f"nametag.{name}", context=self._context, record_exception=False, set_status_on_exception=False
         ) as span:
             try:
                 yield
             except Exception as error:
-                span.set_attribute("error.type", type(error).__name__)
+                kind = error.status.value if isinstance(error, ImageError) else type(error).__name__
+                span.set_attribute("error.type", kind)
                 raise
 
     def published(self, begun_ns: int) -> None:

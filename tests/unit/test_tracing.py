@@ -8,8 +8,10 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from consumers.deletes import Tombstone
+from consumers.image_status import ImageStatus
 from consumers.source import Message, Partition, Position
 from consumers.traces import trace_of
+from worker.errors import ImageError
 from worker.tracing import NO_SPANS, NO_TRACE, Tracing
 
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -86,8 +88,8 @@ def test_spans_reach_a_collector(
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", address)
     tracing = Tracing.by_otlp()
     trace = tracing.begin(message(("traceparent", PARENT), ("tracestate", b"a=1")))
-    with trace.span("fetch"):
-        pass
+    with pytest.raises(ImageError), trace.span("fetch"):
+        raise ImageError(ImageStatus.TOO_SLOW, "secret words of a URL")
     with pytest.raises(ValueError, match="secret"), trace.span("tag"):
         raise ValueError("secret words of a post")
     trace.published(1)
@@ -104,5 +106,9 @@ def test_spans_reach_a_collector(
         "traceparent": f"00-{TRACE_ID}-{process.span_id.hex()}-01".encode(), "tracestate": b"a=1"
     }  # fmt: skip
     assert "secret" not in str(came)
+    told = {name: {each.key: each.value.string_value for each in span.attributes} for name, span in spans.items()}
+    assert told["nametag.fetch"] == {"error.type": "too_slow"}
+    assert told["nametag.tag"] == {"error.type": "ValueError"}
+    assert told["nametag.publish"] == {}
     names = [each.value.string_value for each in came[0].resource_spans[0].resource.attributes]
     assert "nametag" in names
