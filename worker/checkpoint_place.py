@@ -4,12 +4,15 @@ import asyncio
 import logging
 import stat
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 from redis.asyncio import Redis
 from redis.asyncio.cluster import RedisCluster
 from redis.exceptions import RedisError
+
+from worker.own_thread import OwnThread
 
 log = logging.getLogger("nametag.checkpoints")
 
@@ -40,13 +43,15 @@ class WatchedFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._disk = OwnThread("checkpoint-watch")
 
     async def look(self) -> Named | None:
         """The file as it is now."""
-        return await asyncio.to_thread(_named, self._path)
+        return await self._disk.call(partial(_named, self._path))
 
     async def close(self) -> None:
-        """Nothing to let go of."""
+        """Look no more; a disk that doesn't answer isn't waited for."""
+        self._disk.end()
 
 
 class WatchedKey:
@@ -58,6 +63,7 @@ class WatchedKey:
         self._timeout_seconds = timeout_seconds
         self._is_away = False
         self._missing = ""
+        self._disk = OwnThread("checkpoint-watch")
 
     async def look(self) -> Named | None:
         """The file that the key names now."""
@@ -73,7 +79,7 @@ class WatchedKey:
         text = (value if isinstance(value, bytes) else b"")[:MAX_PATH_BYTES].decode("utf-8", "replace").strip()
         if not text or "\0" in text:
             return None
-        named = await asyncio.to_thread(_named, Path(text))
+        named = await self._disk.call(partial(_named, Path(text)))
         if named is None and text != self._missing:
             log.warning("checkpoint_missing", extra={"key": self._key, "file": Path(text).name})
         self._missing = text if named is None else ""
@@ -81,6 +87,7 @@ class WatchedKey:
 
     async def close(self) -> None:
         """Disconnect."""
+        self._disk.end()
         await self._client.aclose()
 
 

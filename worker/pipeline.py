@@ -42,6 +42,7 @@ from worker.pipeline_state import PipelineState, state_of
 from worker.publish import Arrival, EventSink, Finished, Outcome, Passed
 from worker.publisher import Publisher
 from worker.room import Room, RoomLimits
+from worker.stopping import Stopped, unless_stopped
 from worker.tracing import NO_SPANS, PostTrace, Tracing
 
 log = logging.getLogger("nametag.pipeline")
@@ -142,7 +143,9 @@ class Pipeline:
             # Left in the opposite order: the last events go out, then the group, then the producer.
             stack.push_async_callback(self._leave, self._parts.sink.close, by=1.0)
             stack.push_async_callback(self._leave, self._parts.source.close, by=0.9)
-            if not await self._start_before(stop):
+            try:
+                await unless_stopped(stop, self._start())
+            except Stopped:
                 return
             self._is_running = True
             try:
@@ -161,23 +164,9 @@ class Pipeline:
                 self._is_running = False
                 self._parts.batcher.close()
 
-    async def _start_before(self, stop: asyncio.Event) -> bool:
-        """Start source and sink; False where `stop` was set first."""
-
-        async def start() -> None:
-            await self._parts.source.start(self._give_up)
-            await self._parts.sink.start()
-
-        starting = asyncio.create_task(start())
-        stopping = asyncio.create_task(stop.wait())
-        try:
-            await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            if starting.done():
-                starting.result()
-            return starting.done()
-        finally:
-            starting.cancel()
-            stopping.cancel()
+    async def _start(self) -> None:
+        await self._parts.source.start(self._give_up)
+        await self._parts.sink.start()
 
     async def _take_in(self, tasks: asyncio.TaskGroup) -> set[asyncio.Task[None]]:
         posts: set[asyncio.Task[None]] = set()

@@ -1,15 +1,19 @@
 """The composition root: every part is made here, from the settings, and wired once."""
 
 import asyncio
+import logging
 import signal
+import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from consumers.jsonl import JsonlSource
 from consumers.kafka import KafkaSource, KafkaSourceConfig
 from consumers.source import PostSource
+from model.inference import Tagger
 from worker.batches import Batcher
 from worker.checkpoint_settings import load_tagger, make_checkpoints
 from worker.desk import DeskConfig
@@ -21,14 +25,18 @@ from worker.live import LiveHub
 from worker.live_rates import Rates
 from worker.live_routes import LivePage
 from worker.metrics import Metrics
+from worker.own_thread import OwnThread
 from worker.pipeline import Parts, Pipeline, PipelineConfig
 from worker.publish import EventSink, JsonlSink, Outcome
 from worker.room import RoomLimits
 from worker.server import Answers, ServerConfig, serve
 from worker.settings import Settings
+from worker.stopping import Stopped, unless_stopped
 from worker.tag_one import TagOne, TagOneConfig
 from worker.tracing import NO_SPANS, Tracing
 from worker.transactional_sink import TransactionalKafkaSink
+
+log = logging.getLogger("nametag.worker")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,13 +78,33 @@ async def run_worker(
     """
     stop = asyncio.Event()
     _stop_on_signals(stop)
-    metrics = Metrics()
+    metrics, begun, why = Metrics(), time.monotonic(), "an error"
+    try:
+        await _run(settings, files, metrics, stop, on_outcome, on_listening)
+        why = "a signal" if stop.is_set() else "the end of the posts"
+    except Stopped:
+        why = "a signal"
+    finally:
+        log.info(
+            "worker_stopped", extra={"by": why, **_counted(metrics), "seconds": round(time.monotonic() - begun, 1)}
+        )
+    return metrics
+
+
+async def _run(
+    settings: Settings,
+    files: Files | Edges | None,
+    metrics: Metrics,
+    stop: asyncio.Event,
+    on_outcome: Callable[[Outcome], None] | None,
+    on_listening: Callable[[str], None] | None,
+) -> None:
     if isinstance(files, Files):
         files.check()
     cache, fetcher = make_cache(settings, metrics), make_fetcher(settings.images, metrics)
-    tagger = await asyncio.to_thread(load_tagger, settings)
-    batcher = Batcher(metrics)
     try:
+        tagger = await unless_stopped(stop, _first_tagger(settings))
+        batcher = Batcher(metrics)
         async with AsyncExitStack() as stack:
             images = await stack.enter_async_context(image_source(settings, fetcher, cache, tagger))
             tracing = Tracing.by_otlp() if settings.trace else NO_SPANS
@@ -84,7 +112,7 @@ async def run_worker(
             stack.push_async_callback(asyncio.to_thread, tracing.close)
             checkpoints = make_checkpoints(settings, tagger, images, batcher, metrics)
             stack.push_async_callback(checkpoints.close)
-            await checkpoints.look(at_start=True)
+            await unless_stopped(stop, checkpoints.look(at_start=True))
             parts = Parts(
                 source=_source(settings, files),
                 checkpoints=checkpoints,
@@ -98,7 +126,7 @@ async def run_worker(
             metrics.watch(pipeline.state)
             if on_listening is None or live is None:
                 await pipeline.run(stop)
-                return metrics
+                return
             page = LivePage(live, Rates(metrics, lambda: pipeline.state().total_lag))
             answers: list[Answers] = [_tag_one(settings, pipeline, metrics, stop), page]
             async with serve(_server_config(settings), metrics, lambda: pipeline.unready, answers) as address:
@@ -106,7 +134,29 @@ async def run_worker(
                 await pipeline.run(stop)
     finally:
         await cache.close()
-    return metrics
+
+
+async def _first_tagger(settings: Settings) -> Tagger:
+    # On a thread that nobody waits for: a stop needn't wait for a disk, or a download.
+    loader = OwnThread("first-checkpoint")
+    try:
+        return await loader.call(partial(load_tagger, settings))
+    finally:
+        loader.end()
+
+
+def _counted(metrics: Metrics) -> dict[str, int]:
+    """What a worker did, in a few numbers."""
+
+    def value(name: str, **labels: str) -> int:
+        return round(metrics.registry.get_sample_value(name, labels) or 0)
+
+    return {
+        "posts": value("nametag_posts_received_total"),
+        "events": value("nametag_posts_total", outcome="event"),
+        "dead_letters": value("nametag_posts_total", outcome="dead_letter"),
+        "tombstones": value("nametag_posts_total", outcome="tombstone"),
+    }
 
 
 def _source(settings: Settings, files: Files | Edges | None) -> PostSource:

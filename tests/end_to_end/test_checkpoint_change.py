@@ -64,6 +64,8 @@ def test_a_watched_file_changes_the_checkpoint_amid_posts(
         records = receive(kafka_bootstrap, topics.entities, NUM_POSTS + 40, [worker])
         assert worker.metric("nametag_posts_total") == NUM_POSTS + 40
         assert worker.stop() == 0
+        counts = f"by=a signal posts={NUM_POSTS + 40} events={NUM_POSTS + 40} dead_letters=0 tombstones=0 seconds="
+        until(lambda: f"worker_stopped {counts}" in worker.log[-1], worker.told)
     by_partition: dict[int, list[tuple[int, str]]] = {}
     for record in records:
         event = json.loads(record.value)

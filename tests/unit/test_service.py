@@ -1,14 +1,21 @@
 """The composition root refuses what can't work before anything is loaded or opened."""
 
 import asyncio
+import os
+import signal
+import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from consumers.errors import SourceUnavailable
+from model.inference import Tagger
 from worker.errors import SettingsError
 from worker.kafka_settings import transactional_id
 from worker.service import Files, run_worker
-from worker.settings import KafkaTable, load_settings
+from worker.settings import STARTER_CHECKPOINT, CheckpointsTable, KafkaTable, load_settings
 
 
 @pytest.mark.parametrize("url", ["redis://u:SECRETPW/x@127.0.0.1:6379/0", "redis://h:notaport/0", "nonsense"])
@@ -49,3 +56,49 @@ def test_settings_of_pictures_are_told_by_name(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(SettingsError, match=r"images\.proxy must be http://host:port") as caught:
         asyncio.run(run_worker(load_settings()))
     assert "SECRET" not in str(caught.value)
+
+
+@pytest.mark.parametrize("slow", ["first", "watched"])
+def test_a_stop_does_not_wait_for_a_checkpoint(
+    slow: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither for the first, nor for a named one that is looked at before the first post: told to stop, it ends."""
+    caplog.set_level("INFO", "nametag.worker")
+    watched = tmp_path / "current.safetensors"
+    watched.write_bytes(STARTER_CHECKPOINT.read_bytes())
+    whole, released = Tagger.load, threading.Event()
+
+    def load(path: Path, **options: Any) -> Tagger:
+        if (path == watched) == (slow == "watched"):
+            os.kill(os.getpid(), signal.SIGTERM)
+            released.wait(30)  # a disk that doesn't answer
+        return whole(path, **options)
+
+    monkeypatch.setattr(Tagger, "load", load)
+    settings = load_settings().model_copy(update={"checkpoints": CheckpointsTable(watch=watched)})
+    files = Files(posts=str(tmp_path / "none"), events=str(tmp_path / "events"), dead_letters=str(tmp_path / "letters"))
+    begun = time.monotonic()
+    try:
+        asyncio.run(run_worker(settings, files))
+    finally:
+        released.set()
+    assert time.monotonic() - begun < 20
+    last = vars(caplog.records[-1])
+    assert (last["message"], last["by"], last["posts"]) == ("worker_stopped", "a signal", 0)
+
+
+def test_the_last_line_tells_what_was_done(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Posts in, what came of them, and for how long; of an error that it was one."""
+    caplog.set_level("INFO", "nametag.worker")
+    posts = tmp_path / "posts.jsonl"
+    posts.write_text('{"id": "1", "text": "a"}\nnonsense\n')
+    files = Files(posts=str(posts), events=str(tmp_path / "events"), dead_letters=str(tmp_path / "letters"))
+    asyncio.run(run_worker(load_settings(), files))
+    last = vars(caplog.records[-1])
+    assert (last["message"], last["by"]) == ("worker_stopped", "the end of the posts")
+    assert (last["posts"], last["events"], last["dead_letters"], last["tombstones"]) == (2, 1, 1, 0)
+    assert 0 < last["seconds"] < 60
+    posts.unlink()
+    with pytest.raises(SourceUnavailable):
+        asyncio.run(run_worker(load_settings(), files))
+    assert vars(caplog.records[-1])["by"] == "an error"
