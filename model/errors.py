@@ -6,7 +6,7 @@ ModelError
 │   ├── PictureTooLarge      more pixels, or more memory to decode, than the limits allow
 │   └── PictureUnsupported   a picture, but in a format that isn't on the list
 ├── CheckpointError  a checkpoint can't be read, or doesn't fit the model
-│   └── TowerMissing         its tower's weights aren't here
+│   └── TowerMissing         its tower's weights aren't here, or not whole
 ├── OutputError      a file can't be written
 ├── TrainingError    a training can't go on
 └── TaggingError     one post can't be tagged
@@ -38,7 +38,7 @@ class CheckpointError(ModelError):
 
 
 class TowerMissing(CheckpointError):
-    """The weights of a checkpoint's tower aren't here; with them beside it, it can be used."""
+    """The weights of a checkpoint's tower aren't here, or not whole; once they are beside it, it can be used."""
 
 
 class OutputError(ModelError):

@@ -46,8 +46,8 @@ def remove_other_towers(checkpoint: Path, digest: str, *, spared: Path) -> None:
 def tower_of(checkpoint: Checkpoint, path: Path, *, may_download: bool = True) -> Tower:
     """The tower of the checkpoint in `path`, with the weights beside it where the tower learnt too.
 
-    Raises `CheckpointError` where the tower here isn't the one the checkpoint was trained with, and `TowerMissing`
-    where its weights aren't here, or would have to be downloaded and may not be.
+    Raises `TowerMissing` where the weights that the checkpoint was trained with aren't here, aren't whole, or would
+    have to be downloaded and may not be; `CheckpointError` where no tower has its name.
     """
     learnt = tower_file(path, checkpoint.tower_digest)
     is_learnt = learnt.exists()
@@ -58,10 +58,14 @@ def tower_of(checkpoint: Checkpoint, path: Path, *, may_download: bool = True) -
             f"{path.name} needs its tower: {error}; put {learnt.name} beside it, or have `nametag tag --text hello "
             "--checkpoint FILE` download them here first"
         ) from error
+    except CheckpointError as error:
+        if is_learnt:
+            raise TowerMissing(str(error)) from error
+        raise
     if tower.digest == checkpoint.tower_digest:
         return tower
     if is_learnt:
-        raise CheckpointError(f"{learnt.name} isn't the tower that it is named for; copy it again")
+        raise TowerMissing(f"{learnt.name} isn't the tower that it is named for; copy it again")
     raise TowerMissing(
         f"{path.name} was trained on another {checkpoint.tower} ({checkpoint.tower_digest}) than is here "
         f"({tower.digest}); put {learnt.name} beside it, get the same weights, or train it again"

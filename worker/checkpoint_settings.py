@@ -46,6 +46,7 @@ def make_checkpoints(
         shadow_share=table.shadow_share,
         shadow_posts=table.shadow_posts,
         least_agreement=table.least_agreement,
+        least_agreement_on_sample=table.least_agreement_on_sample,
     )
     in_use = _user(settings, images, metrics)
     return Checkpoints(

@@ -2,7 +2,8 @@
 
 named     a watched file was replaced, or a key of Redis names another (worker/checkpoint_place.py)
 loaded    beside the one in use, on a thread of its own
-checked   there, on a sample (worker/shadow.py): on the device's thread it would hold up a batch for its length
+checked   there, on a sample (worker/shadow.py): on the device's thread it would hold up a batch for its length.
+          Refused for what may pass, it is tried again (worker/checkpoint_attempts.py)
 shadowed  where that is asked for: it tags a share of the posts too, until enough were compared
 swapped   posts that come from now on are prepared for it; those under way end with the one before
 tried     the one before is kept for a while. Posts that the new one breaks on are tagged by the one
@@ -21,21 +22,18 @@ from pathlib import Path
 from model.inference import TaggedSpan
 from worker.batch_runner import BatchRunner, PostTagger, Prepared
 from worker.batches import Batcher
+from worker.checkpoint_attempts import CheckpointAttempts
 from worker.checkpoint_place import CheckpointPlace, Named, check_is_file
 from worker.errors import TaggerBroken, WorkerError
 from worker.images import ImageSource
 from worker.metrics import Metrics
 from worker.own_thread import OwnThread
-from worker.shadow import Agreement, ShadowPost, Unfit, check_on_sample, is_comparable, tag_in_shadow
+from worker.shadow import Shadow, ShadowPost, Unfit, check_on_sample, sample_agreement, words_in_names
 
 log = logging.getLogger("nametag.checkpoints")
 
 MOST_FAILURES = 3
 """So many posts that only the new checkpoint breaks on put the one before in use again."""
-
-SHADOW_BATCH = 8
-MAX_SHADOW_WAITING = 64
-"""Posts that wait for the candidate; beyond them, those that come aren't compared."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -49,10 +47,19 @@ class InUse:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _Fit:
+    """A candidate that may take over, and what is told of it: its file, and how far it agrees with the one before."""
+
+    in_use: InUse
+    told: dict[str, object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SwapConfig:
     """`trial_seconds` is how long the checkpoint before is kept, to fall back on.
 
-    With a `shadow_share` above 0 a candidate tags that share of the posts too, and takes over once `shadow_posts` were
+    `least_agreement_on_sample` is asked of every candidate (`worker.shadow.sample_agreement`); at 0 it isn't. With a
+    `shadow_share` above 0 a candidate tags that share of the posts too, and takes over once `shadow_posts` were
     compared and at least `least_agreement` of the names are the same.
     """
 
@@ -61,12 +68,13 @@ class SwapConfig:
     shadow_share: float = 0.0
     shadow_posts: int = 500
     least_agreement: float = 0.5
+    least_agreement_on_sample: float = 0.2
 
     def __post_init__(self) -> None:
         for name in ("poll_seconds", "trial_seconds", "shadow_posts"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
-        for name in ("shadow_share", "least_agreement"):
+        for name in ("shadow_share", "least_agreement", "least_agreement_on_sample"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be from 0 to 1, not {getattr(self, name)}")
 
@@ -94,8 +102,10 @@ class Checkpoints:
         """The last that stood its trial, while the one in use is on its own."""
         self._trial_until = 0.0
         self._num_failures = 0
-        self._known: Named | None = None
-        self._shadow: _Shadow | None = None
+        self._attempts = CheckpointAttempts(self._config.poll_seconds)
+        self._shadow: Shadow | None = None
+        self._told: dict[str, object] = {}
+        """What is told of the one in use, when it is given up."""
         self.current = first
         """What posts that come now are prepared for."""
         self._tell_current()
@@ -116,20 +126,17 @@ class Checkpoints:
             return
         self._end_trial_in_time()
         named = await self._place.look() if self._place is not None else None
-        if named is None or named == self._known:
+        if named is None or not self._attempts.begins(named):
             return
-        self._known = named
         log.info("checkpoint_found", extra={"file": named.path.name})
         try:
-            candidate = await self._fit(named)
+            fit = await self._fit(named)
         except Exception as error:
             # The border to a stranger's file: whatever it breaks, the one in use goes on.
-            self._metrics.checkpoint_changes.labels("refused").inc()
-            kept = self.current.tagger.checkpoint_id
-            log.error("checkpoint_refused", extra={"file": named.path.name, "reason": str(error)[:500], "kept": kept})
+            self._refuse(named, error)
             return
-        if candidate is not None:
-            self._swap(candidate)
+        if fit is not None:
+            self._swap(fit)
 
     def note(self, in_use: InUse, text: str, prepared: Prepared, spans: tuple[TaggedSpan, ...]) -> None:
         """A post was tagged: a candidate may be shown it, too."""
@@ -155,7 +162,7 @@ class Checkpoints:
         if self._place is not None:
             await self._place.close()
 
-    async def _fit(self, named: Named) -> InUse | None:
+    async def _fit(self, named: Named) -> _Fit | None:
         """The candidate in the file; None where it is the one in use, or another was named meanwhile."""
         assert self._build is not None
         # On a thread that nobody waits for at the end: a file may be on a disk that doesn't answer.
@@ -165,15 +172,32 @@ class Checkpoints:
             log.info("checkpoint_same", extra={"id": candidate.tagger.checkpoint_id})
             return None
         await self._loader.call(partial(check_on_sample, candidate.tagger))
-        if self._config.shadow_share > 0 and not await self._shadowed(candidate):
-            return None
-        return candidate
+        told: dict[str, object] = {"file": named.path.name, "agreement_on_sample": await self._agreement(candidate)}
+        if self._config.shadow_share > 0:
+            ratio = await self._shadowed(candidate)
+            if ratio is None:
+                return None
+            told["agreement"] = round(ratio, 3)
+        return _Fit(in_use=candidate, told=told)
 
-    async def _shadowed(self, candidate: InUse) -> bool:
-        """Whether enough names are the same; False where another file is named before that is known. Raises `Unfit`."""
+    async def _agreement(self, candidate: InUse) -> float | None:
+        """How far it agrees with the one in use on the sample; None where that can't be told. Raises `Unfit`."""
+        least = self._config.least_agreement_on_sample
+        theirs = await self._loader.call(partial(words_in_names, candidate.tagger))
+        # Few and short; and on its own thread, for it is at work there.
+        ours = await self._batcher.between_batches(partial(words_in_names, self.current.tagger))
+        agreement = sample_agreement(theirs, ours)
+        if least > 0 and agreement is not None and agreement < least:
+            raise Unfit(f"it finds names in {sum(theirs)} words of the sample, the one in use in {sum(ours)} of "
+                        f"{len(ours)}, and beyond chance they agree by {agreement:.2f}; at least {least:.2f} is asked "
+                        "for (checkpoints.least_agreement_on_sample)")  # fmt: skip
+        return None if agreement is None else round(agreement, 3)
+
+    async def _shadowed(self, candidate: InUse) -> float | None:
+        """How many names are the same; None where another file is named before that is known. Raises `Unfit`."""
         config = self._config
         same_tower = candidate.tower_digest == self.current.tower_digest
-        self._shadow = _Shadow(candidate, self._batcher, config.shadow_posts, same_tower=same_tower)
+        self._shadow = Shadow(candidate.tagger, self._batcher, config.shadow_posts, same_tower=same_tower)
         extra = {"id": candidate.tagger.checkpoint_id, "num_posts": config.shadow_posts}
         log.info("checkpoint_shadowing", extra=extra)
         try:
@@ -183,9 +207,9 @@ class Checkpoints:
                     self._end_trial_in_time()
                     self._metrics.agreement.set(self._shadow.agreement.ratio)
                     assert self._place is not None
-                    if (named := await self._place.look()) is not None and named != self._known:
+                    if (named := await self._place.look()) is not None and self._attempts.is_new(named):
                         log.info("checkpoint_overtaken", extra=extra)
-                        return False
+                        return None
                 comparing.result()
             finally:
                 comparing.cancel()
@@ -196,18 +220,30 @@ class Checkpoints:
         if ratio < config.least_agreement:
             raise Unfit(f"of {config.shadow_posts} posts {ratio:.0%} of the names are the same as before; at least "
                         f"{config.least_agreement:.0%} must be (checkpoints.least_agreement)")  # fmt: skip
-        return True
+        return ratio
 
-    def _swap(self, candidate: InUse) -> None:
-        before, self.current = self.current, candidate
+    def _refuse(self, named: Named, error: Exception) -> None:
+        self._metrics.checkpoint_changes.labels("refused").inc()
+        pause = self._attempts.failed(error)
+        extra: dict[str, object] = {
+            "file": named.path.name,
+            "reason": (str(error) or type(error).__name__)[:500],
+            "kept": self.current.tagger.checkpoint_id,
+            "next": "name another checkpoint" if pause is None else f"it is tried again in {pause:.1f} s",
+        }
+        log.error("checkpoint_refused", extra=extra)
+
+    def _swap(self, fit: _Fit) -> None:
+        before, self.current = self.current, fit.in_use
         # While one is on trial, the one that stood its own is kept: two bad ones may follow each other.
         self._previous = self._previous or before
         self._num_failures = 0
         self._trial_until = time.monotonic() + self._config.trial_seconds
         self._metrics.checkpoint_changes.labels("swapped").inc()
         self._tell_current(before)
-        ids = {"before": before.tagger.checkpoint_id, "now": candidate.tagger.checkpoint_id}
-        log.info("checkpoint_swapped", extra=ids)
+        self._told = fit.told
+        ids = {"before": before.tagger.checkpoint_id, "now": self.current.tagger.checkpoint_id}
+        log.info("checkpoint_swapped", extra={**ids, **self._told})
 
     def _roll_back(self, reason: str) -> None:
         assert self._previous is not None
@@ -215,7 +251,8 @@ class Checkpoints:
         self._metrics.checkpoint_changes.labels("rolled_back").inc()
         self._tell_current(rejected)
         ids = {"given_up": rejected.tagger.checkpoint_id, "now": self.current.tagger.checkpoint_id}
-        log.error("checkpoint_rolled_back", extra={**ids, "reason": reason[:500], "next": "name another checkpoint"})
+        why = {"reason": reason[:500], "next": "name another checkpoint"}
+        log.error("checkpoint_rolled_back", extra={**ids, **self._told, **why})
 
     def _end_trial_in_time(self) -> None:
         if self._previous is not None and time.monotonic() >= self._trial_until:
@@ -226,35 +263,3 @@ class Checkpoints:
         if before is not None:
             self._metrics.checkpoint.remove(before.tagger.checkpoint_id, before.tagger.variant)
         self._metrics.checkpoint.labels(self.current.tagger.checkpoint_id, self.current.tagger.variant).set(1)
-
-
-class _Shadow:
-    """A candidate at work on copies of posts, between batches."""
-
-    def __init__(self, candidate: InUse, batcher: Batcher, num_posts: int, *, same_tower: bool) -> None:
-        self._tagger = candidate.tagger
-        self._batcher = batcher
-        self._num_posts = num_posts
-        self._same_tower = same_tower
-        self._waiting: asyncio.Queue[ShadowPost] = asyncio.Queue(MAX_SHADOW_WAITING)
-        self.agreement = Agreement()
-
-    def show(self, post: ShadowPost) -> None:
-        """Have a post compared, if there is room and the candidate can see what was seen."""
-        if is_comparable(self._tagger, post.prepared, same_tower=self._same_tower) and not self._waiting.full():
-            self._waiting.put_nowait(post)
-
-    async def compare(self) -> None:
-        """Until enough posts were compared. Raises `Unfit` where the candidate breaks on one."""
-        while self.agreement.num_posts < self._num_posts:
-            posts = [await self._waiting.get()]
-            while len(posts) < SHADOW_BATCH and not self._waiting.empty():
-                posts.append(self._waiting.get_nowait())
-            act = partial(tag_in_shadow, self._tagger, posts, same_tower=self._same_tower)
-            try:
-                taggings = await self._batcher.between_batches(act)
-            except Exception as error:
-                # The border to a checkpoint that nothing depends on yet.
-                raise Unfit(f"it fails on posts ({type(error).__name__}: {str(error)[:200]})") from error
-            for post, tagging in zip(posts, taggings, strict=True):
-                self.agreement.add(post.spans, tagging.spans)

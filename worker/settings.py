@@ -207,6 +207,12 @@ class CheckpointsTable(Table):
     least_agreement: float = Field(
         0.5, ge=0, le=1, description="How many of the names must be the same (F1), for the new one to take over."
     )
+    least_agreement_on_sample: float = Field(
+        0.2,
+        ge=0,
+        le=1,
+        description="How far both must agree on a built-in English sample, beyond chance; 0 asks nothing.",
+    )
 
     @model_validator(mode="after")
     def _is_one_place(self) -> Self:

@@ -1,16 +1,23 @@
 """Whether another checkpoint may take over: a sample that it has to stand, and posts that it tags in the shadow.
 
+On the sample it has to work, and what it finds there has to have to do with what the one in use finds: better than
+chance in which words belong to names, of whatever types, for a retrained one may have other types.
+
 What a candidate says in the shadow is compared and dropped; no event has it.
 """
 
+import asyncio
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
 from model.inference import TaggedSpan, Tagging, TaggingInput
 from worker.batch_runner import PostTagger, Prepared
+from worker.batches import Batcher
 from worker.images import FoundFeatures, FoundPixels
 
 SAMPLE = (
@@ -22,7 +29,43 @@ SAMPLE = (
 )
 """Captions of all kinds: short, long, emoji, other scripts, an address, and one beyond a window."""
 
+CAPTIONS = (
+    "so happy about Modern Baseball !",
+    "Barack Obama lands in Berlin with Angela Merkel",
+    "Apple to open a store in Tokyo next week , says Tim Cook",
+    "Watching Taylor Swift live in New York tonight",
+    "Just met Lionel Messi at the airport in Paris , what a nice man",
+    "Manchester United beat Chelsea 2 - 1 at Old Trafford",
+    "I miss London so much , take me back please",
+    "Google buys another startup from Germany",
+    "Happy birthday to my best friend Sarah , love you",
+    "The new Star Wars movie was better than I thought",
+    "President Trump meets Vladimir Putin in Helsinki on Monday",
+    "off to Chicago with Mike and Jessica for the weekend",
+    "can not believe it is only Tuesday",
+    "good morning everyone , have a great day",
+    "coffee first , then we can talk",
+    "my dog ate the homework again and I am not even kidding",
+    "Justin Bieber and Selena Gomez spotted in Los Angeles",
+    "Real Madrid sign a striker from Brazil for a record fee",
+    "Who else is going to the Harry Potter show in Toronto ?",
+    "BBC News : flood warning for Scotland and Wales",
+    "this is the best pizza I have had in years",
+    "why is it so cold today",
+    "Serena Williams wins again at Wimbledon",
+    "new shoes came in the mail today so excited",
+    "thanks to Microsoft and Nike for the free stuff",
+    "Kobe Bryant scored 60 for the Lakers",
+    "we need to talk about the weather in Texas",
+    "nothing to do and nowhere to go tonight",
+)
+"""Ordinary posts, about a quarter of whose words belong to names."""
+
 SIDE = 224
+
+SHADOW_BATCH = 8
+MAX_SHADOW_WAITING = 64
+"""Posts that wait for the candidate; beyond them, those that come aren't compared."""
 
 
 class Unfit(Exception):
@@ -55,6 +98,31 @@ def check_on_sample(tagger: PostTagger) -> None:
                 raise Unfit("it finds names outside of the text, or without a confidence")
 
 
+def words_in_names(tagger: PostTagger) -> list[bool]:
+    """Of each word of the `CAPTIONS`, whether `tagger` finds a name there."""
+    taggings = tagger.tag([TaggingInput(tokens=tagger.tokenize(text)) for text in CAPTIONS])
+    return [
+        any(span.start < word.end() and word.start() < span.end for span in tagging.spans)
+        for text, tagging in zip(CAPTIONS, taggings, strict=True)
+        for word in re.finditer(r"\S+", text)
+    ]
+
+
+def sample_agreement(candidate: Sequence[bool], in_use: Sequence[bool]) -> float | None:
+    """Cohen's kappa of two answers of `words_in_names`: 1 is the same, 0 is what chance gives.
+
+    Chance, and so 0, is also what a candidate has that finds names everywhere, or none. None where nothing can be
+    told, since the one in use finds none itself, or in more than half of the words.
+    """
+    num_words = len(in_use)
+    one, other = sum(candidate) / num_words, sum(in_use) / num_words
+    if not 0 < other <= 0.5:
+        return None
+    by_chance = one * other + (1 - one) * (1 - other)
+    same = sum(left == right for left, right in zip(candidate, in_use, strict=True)) / num_words
+    return (same - by_chance) / (1 - by_chance)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShadowPost:
     """A post that was tagged, for the candidate to tag as well."""
@@ -83,6 +151,38 @@ class Agreement:
         self.num_posts += 1
         self._num_both += len(left & right)
         self._num_either += len(left) + len(right)
+
+
+class Shadow:
+    """A candidate at work on copies of posts, between batches."""
+
+    def __init__(self, tagger: PostTagger, batcher: Batcher, num_posts: int, *, same_tower: bool) -> None:
+        self._tagger = tagger
+        self._batcher = batcher
+        self._num_posts = num_posts
+        self._same_tower = same_tower
+        self._waiting: asyncio.Queue[ShadowPost] = asyncio.Queue(MAX_SHADOW_WAITING)
+        self.agreement = Agreement()
+
+    def show(self, post: ShadowPost) -> None:
+        """Have a post compared, if there is room and the candidate can see what was seen."""
+        if is_comparable(self._tagger, post.prepared, same_tower=self._same_tower) and not self._waiting.full():
+            self._waiting.put_nowait(post)
+
+    async def compare(self) -> None:
+        """Until enough posts were compared. Raises `Unfit` where the candidate breaks on one."""
+        while self.agreement.num_posts < self._num_posts:
+            posts = [await self._waiting.get()]
+            while len(posts) < SHADOW_BATCH and not self._waiting.empty():
+                posts.append(self._waiting.get_nowait())
+            act = partial(tag_in_shadow, self._tagger, posts, same_tower=self._same_tower)
+            try:
+                taggings = await self._batcher.between_batches(act)
+            except Exception as error:
+                # The border to a checkpoint that nothing depends on yet.
+                raise Unfit(f"it fails on posts ({type(error).__name__}: {str(error)[:200]})") from error
+            for post, tagging in zip(posts, taggings, strict=True):
+                self.agreement.add(post.spans, tagging.spans)
 
 
 def tag_in_shadow(tagger: PostTagger, posts: Sequence[ShadowPost], *, same_tower: bool) -> list[Tagging]:

@@ -2,7 +2,9 @@
 
 import asyncio
 import os
+import re
 import tempfile
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,12 +17,15 @@ import torch
 from consumers.posts import Post
 from consumers.source import Message, Partition, Position
 from model.checkpoint import load
-from model.errors import CheckpointError
+from model.errors import CheckpointError, TowerMissing
 from model.inference import TaggedSpan, Tagger, Tagging, TaggingInput
+from model.labels import LabelSet
+from model.tagger import NameTagger
 from model.tokenizer import Token, tokenize
 from model.tower_file import tower_of
 from worker.batch_runner import BatchLimits, BatchRunner, Prepared
 from worker.batches import Batcher
+from worker.checkpoint_attempts import LONGEST_SECONDS, CheckpointAttempts
 from worker.checkpoint_place import Named, WatchedFile, check_is_file
 from worker.checkpoints import MOST_FAILURES, Checkpoints, InUse, SwapConfig
 from worker.desk import Desk, DeskConfig
@@ -28,7 +33,16 @@ from worker.errors import TaggerBroken, TaggingFailed
 from worker.images import FoundFeatures, FoundPixels
 from worker.metrics import Metrics
 from worker.settings import STARTER_CHECKPOINT
-from worker.shadow import SAMPLE, Agreement, Unfit, check_on_sample, is_comparable
+from worker.shadow import (
+    CAPTIONS,
+    SAMPLE,
+    Agreement,
+    Unfit,
+    check_on_sample,
+    is_comparable,
+    sample_agreement,
+    words_in_names,
+)
 
 HERE = Position(Partition("posts", 0), 0)
 
@@ -65,6 +79,18 @@ class Fake:
         return [TaggedSpan(type="PER", start=each.start, end=each.end, confidence=0.9) for each in found]
 
 
+class Finder(Fake):
+    """Finds a name in each token that a pattern fits: as types of the test's own."""
+
+    def __init__(self, name: str, pattern: str, type_: str = "PER") -> None:
+        super().__init__(name)
+        self._pattern, self._type = re.compile(pattern), type_
+
+    def _spans(self, post: TaggingInput) -> list[TaggedSpan]:
+        found = [token for token in post.tokens if self._pattern.match(token.text)]
+        return [TaggedSpan(type=self._type, start=each.start, end=each.end, confidence=0.9) for each in found]
+
+
 class Place:
     """Names what the test names."""
 
@@ -87,9 +113,9 @@ class Place:
 class World:
     """A desk whose checkpoints are changed under it, on a real batcher."""
 
-    def __init__(self, **config: Any) -> None:
+    def __init__(self, old: Fake | None = None, **config: Any) -> None:
         self.files: dict[str, Fake | Exception] = {}
-        self.metrics, self.place, self.old = Metrics(), Place(), Fake("old")
+        self.metrics, self.place, self.old = Metrics(), Place(), old or Fake("old")
         self.batcher = Batcher(self.metrics)
         self.checkpoints = Checkpoints(
             self.in_use(self.old), self.batcher, self.metrics, place=self.place, build=self.build,
@@ -177,29 +203,146 @@ def test_posts_go_on_while_a_checkpoint_is_changed() -> None:
         assert len(ids) == 400
         assert ids == sorted(ids, reverse=True)
         assert set(ids) == {"old", "new"}
-        assert world.old.num_tagged == ids.count("old")
-        assert new.num_tagged == ids.count("new") + len(SAMPLE)
+        assert world.old.num_tagged == ids.count("old") + len(CAPTIONS)
+        assert new.num_tagged == ids.count("new") + len(SAMPLE) + len(CAPTIONS)
 
     run(scenario)
 
 
 @pytest.mark.parametrize(
     "bad",
-    [CheckpointError("cut short"), MemoryError("no room"), OSError("gone"), RuntimeError("no device"),
-     Fake("new", breaks_on="lol"), Fake("new", breaks_on="")],
-)  # fmt: skip
+    [CheckpointError("cut short"), RuntimeError("no device"), Fake("new", breaks_on="lol"), Fake("new", breaks_on="")],
+)
 def test_an_unfit_checkpoint_is_refused(bad: Fake | Exception, caplog: pytest.LogCaptureFixture) -> None:
     """What can't be loaded, or breaks on the sample, changes nothing, and is told once with its reason."""
 
     async def scenario(world: World) -> None:
         await world.offer(bad)
-        await world.checkpoints.look()
+        world.files["new"] = Fake("new")
+        for _ in range(3):
+            await asyncio.sleep(0.03)
+            await world.checkpoints.look()
         assert await world.tag() == ("old", ["Anna"])
 
     world = run(scenario)
     assert (world.count("refused"), world.count("swapped")) == (1, 0)
     (told,) = [record for record in caplog.records if record.message == "checkpoint_refused"]
-    assert told.kept == "old"  # type: ignore[attr-defined]
+    assert (told.kept, told.next) == ("old", "name another checkpoint")  # type: ignore[attr-defined]
+
+
+def caused(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    "passing",
+    [MemoryError(), OSError(5, "Input/output error"), FileNotFoundError(2, "gone"), TowerMissing("put it beside it"),
+     RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+     caused(CheckpointError("new can't be read"), OSError(5, "Input/output error"))],
+)  # fmt: skip
+def test_what_was_refused_for_what_passes_is_tried_again(passing: Exception, caplog: pytest.LogCaptureFixture) -> None:
+    """The file is the same, and fit once there is memory, the disk answers or the tower has come."""
+
+    async def scenario(world: World) -> None:
+        await world.offer(passing)
+        assert await world.tag() == ("old", ["Anna"])
+        world.files["new"] = Fake("new")
+        while (await world.tag())[0] == "old":
+            await world.checkpoints.look()
+            await asyncio.sleep(0.001)
+
+    world = run(scenario)
+    assert (world.count("refused"), world.count("swapped")) == (1, 1)
+    (told,) = [record for record in caplog.records if record.message == "checkpoint_refused"]
+    assert told.next.startswith("it is tried again in")  # type: ignore[attr-defined]
+    assert told.reason  # type: ignore[attr-defined]
+
+
+def test_tries_become_rarer_and_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the time between two looks to five minutes; another file is tried at once, and begins anew."""
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    attempts, named = CheckpointAttempts(5.0), Named(Path("a"), (0, 0, 0))
+    pauses = []
+    for _ in range(20):
+        assert attempts.begins(named)
+        pauses.append(attempts.failed(OSError()) or 0.0)
+        assert not attempts.begins(named)
+        now += pauses[-1]
+    assert 2.5 <= pauses[0] <= 5.0
+    assert all(LONGEST_SECONDS / 2 <= pause <= LONGEST_SECONDS for pause in pauses[-5:])
+    assert attempts.begins(Named(Path("a"), (0, 0, 1)))
+    assert (attempts.failed(OSError()) or 0.0) <= 5.0
+
+
+NAMES = r"[A-Z][a-z]"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "result"),
+    [
+        (NAMES, ".", "refused"),  # each word is a name
+        (NAMES, "Anna", "refused"),  # none is
+        (NAMES, "[a-z]", "refused"),  # all but the names
+        (NAMES, "[A-K][a-z]", "swapped"),  # it misses half of them
+        ("Anna", NAMES, "swapped"),  # the one in use finds none itself
+        (".", NAMES, "swapped"),  # or finds them everywhere
+    ],
+)
+def test_nonsense_on_the_sample_is_refused(old: str, new: str, result: str) -> None:
+    """Whatever the types are called: what is compared is in which words names are."""
+
+    async def scenario(world: World) -> None:
+        await world.offer(Finder("new", new, type_="sports-team"))
+
+    assert run(scenario, old=Finder("old", old)).count(result) == 1
+
+
+def test_nonsense_is_let_in_where_nothing_is_asked() -> None:
+    """Whoever changes to another language sets it to 0."""
+
+    async def scenario(world: World) -> None:
+        await world.offer(Finder("new", "Anna"))
+
+    assert run(scenario, old=Finder("old", NAMES), least_agreement_on_sample=0.0).count("swapped") == 1
+
+
+def test_untrained_weights_agree_by_chance() -> None:
+    """The starter stays below the bar with random weights, and is above it with other types and noise in its own."""
+    checkpoint, _ = load(STARTER_CHECKPOINT)
+    checkpoint = replace(checkpoint, config=replace(checkpoint.config, variant="blstm_crf"))
+    ours = words_in_names(Tagger.load(STARTER_CHECKPOINT))
+    assert 0.15 < sum(ours) / len(ours) < 0.35
+    for seed in range(5):
+        torch.manual_seed(seed)
+        vocabulary = checkpoint.vocabulary
+        network = NameTagger(checkpoint.config, checkpoint.labels, vocabulary.num_words, vocabulary.num_characters)
+        untrained = Tagger(replace(checkpoint, state=network.state_dict()), "untrained", None)
+        assert abs(sample_agreement(words_in_names(untrained), ours) or 0.0) < SwapConfig().least_agreement_on_sample
+    whole, _ = load(STARTER_CHECKPOINT)
+    noisy = {name: tensor.float() * (1 + 0.2 * torch.randn(tensor.shape)) for name, tensor in whole.state.items()}
+    types = LabelSet.of_types(("group", "other", "person", "place"))
+    retrained = Tagger(replace(whole, state=noisy, labels=types), "retrained", tower_of(whole, STARTER_CHECKPOINT))
+    assert (sample_agreement(words_in_names(retrained), ours) or 0.0) > 2 * SwapConfig().least_agreement_on_sample
+
+
+def test_a_change_and_its_end_tell_the_file_and_the_agreement(caplog: pytest.LogCaptureFixture) -> None:
+    """So that whoever is called at night knows which file it was, and whether it looked good."""
+    caplog.set_level("INFO", "nametag.checkpoints")
+
+    async def scenario(world: World) -> None:
+        new = Finder("new", NAMES)
+        offering = asyncio.create_task(world.offer(new, "new.safetensors"))
+        while not offering.done():
+            await world.tag("Anna is here")
+        new.breaks_on = ""
+        assert (await world.tag("Anna"))[0] == "old"
+
+    run(scenario, old=Finder("old", NAMES), shadow_share=1.0, shadow_posts=5)
+    for event in ("checkpoint_swapped", "checkpoint_rolled_back"):
+        (record,) = [vars(each) for each in caplog.records if each.message == event]
+        assert (record["file"], record["agreement"], record["agreement_on_sample"]) == ("new.safetensors", 1.0, 1.0)
 
 
 def test_the_same_checkpoint_again_is_no_change() -> None:

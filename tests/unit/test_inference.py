@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.checkpoint import Checkpoint, save
-from model.errors import CheckpointError
+from model.errors import TowerMissing
 from model.inference import Tagger, Tagging, TaggingInput
 from model.tower import build_tower
 from model.tower_file import tower_file, write_tower
@@ -100,10 +100,10 @@ def test_a_tower_that_learnt_is_served(tmp_path: Path, small_checkpoint: Callabl
     assert torch.equal(Tagger.load(path).look(pixels), tower(pixels))
     whole = weights.read_bytes()
     weights.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(CheckpointError, match=rf"{weights.name} is cut short.*copy it again"):
+    with pytest.raises(TowerMissing, match=rf"{weights.name} is cut short.*copy it again"):
         Tagger.load(path)
     weights.unlink()
-    with pytest.raises(CheckpointError, match=f"put {weights.name} beside it"):
+    with pytest.raises(TowerMissing, match=f"put {weights.name} beside it"):
         Tagger.load(path)
 
 
@@ -114,5 +114,5 @@ def test_a_tower_under_the_name_of_another_is_refused(
     path = tmp_path / "tuned.safetensors"
     write_tower(build_tower("efficientnet_lite0"), path).rename(tower_file(path, "0" * 16))
     save(small_checkpoint("attention", tower_digest="0" * 16), path)
-    with pytest.raises(CheckpointError, match=r"tuned\.0{16}\.tower\.safetensors isn't the tower .* named for"):
+    with pytest.raises(TowerMissing, match=r"tuned\.0{16}\.tower\.safetensors isn't the tower .* named for"):
         Tagger.load(path)
