@@ -18,7 +18,7 @@ from typing import Protocol
 from redis.exceptions import NoPermissionError, OutOfMemoryError, ReadOnlyError, RedisError
 
 from worker.memory_cache import MAX_MEMBERS, MemoryCache
-from worker.redis_client import make_client
+from worker.redis_client import code_of, make_client
 
 log = logging.getLogger("nametag.cache")
 
@@ -103,6 +103,8 @@ class RedisCache:
         self._open_until = 0.0
         self._is_bypassed = False
         self._is_refused = False
+        self._said: str | None = None
+        """The last error code that Redis told, since it last did what it was asked."""
         self._spare = MemoryCache(max_bytes=limits.spare_bytes)
         self._turns = asyncio.Semaphore(limits.max_connections)
         self._insisting = asyncio.Semaphore(max(1, limits.max_connections // 2))
@@ -245,9 +247,10 @@ class RedisCache:
         except _REFUSALS as error:
             # Redis is there, and what it has can still be read.
             self._on_event("refused")
+            self._said = code_of(error) or self._said
             if not self._is_refused:
                 self._is_refused = True
-                log.warning("cache_refuses", extra={"error": type(error).__name__})
+                log.warning("cache_refuses", extra={"error": type(error).__name__, "said": self._said})
             return None
         except Exception as error:
             # A peer that isn't a Redis has the client raise nearly anything; none of it is worth a post.
@@ -257,7 +260,7 @@ class RedisCache:
             else:
                 self._fail(error)
             return None
-        self._num_failures = 0
+        self._num_failures, self._said = 0, None
         if self._is_bypassed:
             self._is_bypassed = False
             log.info("cache_back")
@@ -271,6 +274,7 @@ class RedisCache:
 
     def _fail(self, error: Exception) -> None:
         self._on_event("error")
+        self._said = code_of(error) or self._said
         self._num_failures += 1
         if self._num_failures < self._limits.failures_to_open:
             return
@@ -278,9 +282,11 @@ class RedisCache:
         self._open_until = time.monotonic() + self._limits.open_seconds
         self._num_failures = self._limits.failures_to_open - 1
         if not self._is_bypassed:
-            # Once until it is back, and of the error only the kind: its words may name the URL.
+            # Once until it is back, and of the error only the kind: its words may name the URL. What Redis said is
+            # told though the last call only timed out, as one does that a client tries again.
             self._is_bypassed = True
-            log.warning("cache_bypassed", extra={"error": type(error).__name__, "failures": self._num_failures + 1})
+            told = {"error": type(error).__name__, "said": self._said, "failures": self._num_failures + 1}
+            log.warning("cache_bypassed", extra=told)
 
 
 def _digest(key: str, value: bytes) -> bytes:

@@ -13,6 +13,7 @@ from redis.asyncio.cluster import RedisCluster
 from redis.exceptions import RedisError
 
 from worker.own_thread import OwnThread
+from worker.redis_client import code_of
 
 log = logging.getLogger("nametag.checkpoints")
 
@@ -72,7 +73,8 @@ class WatchedKey:
                 value = await self._client.get(self._key)
         except (RedisError, OSError, TimeoutError) as error:
             if not self._is_away:
-                log.warning("checkpoint_key_away", extra={"key": self._key, "error": type(error).__name__})
+                told = {"key": self._key, "error": type(error).__name__, "said": code_of(error)}
+                log.warning("checkpoint_key_away", extra=told)
             self._is_away = True
             return None
         self._is_away = False

@@ -1,5 +1,6 @@
 """A client of one Redis, of a cluster, or of whichever server the sentinels call the master."""
 
+import re
 from collections.abc import Sequence
 from typing import Any, cast
 from urllib.parse import parse_qsl, urlsplit
@@ -10,9 +11,11 @@ from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
 
 SENTINEL_PORT = 26379
 
+_CODE = re.compile("[A-Z]{3,}")
 
 OPTIONS = frozenset({"db", "protocol", "username", "password", "client_name", "health_check_interval"})
 """What may follow the `?` of a URL, beside the options of TLS; the rest would change what an answer is."""
@@ -47,6 +50,20 @@ def make_client(
     pool = BlockingConnectionPool.from_url(url, max_connections=max_connections, timeout=timeout_seconds, **patience)
     pool.make_connection()  # type: ignore[no-untyped-call] # theirs; it connects to nothing yet, but refuses an option that doesn't fit
     return Redis(connection_pool=pool)
+
+
+def code_of(error: BaseException | None) -> str | None:
+    """The code that Redis's answer began with, such as DENIED, NOPERM, OOM or MISCONF; None where it gave no answer.
+
+    `error` may be what a client made of it, as that of a cluster does.
+    """
+    while error is not None:
+        if isinstance(error, RedisError):
+            code = getattr(error, "status_code", None) or str(error).partition(" ")[0]
+            if isinstance(code, str) and _CODE.fullmatch(code):
+                return code
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _check(url: str, *, is_cluster: bool) -> None:

@@ -1,7 +1,9 @@
 """The cache on each kind of Redis that a URL and the settings can name: TLS, ACL, cluster, sentinels."""
 
 import asyncio
+import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -122,7 +124,69 @@ def test_a_full_redis_is_still_read(caplog: pytest.LogCaptureFixture) -> None:
     assert events.count("refused") > 5
     assert events[-1] == "hit"
     told = [record for record in caplog.records if record.name == "nametag.cache"]
-    assert [(record.getMessage(), vars(record)["error"]) for record in told] == [("cache_refuses", "OutOfMemoryError")]
+    assert [record.getMessage() for record in told] == ["cache_refuses"]
+    assert (vars(told[0])["error"], vars(told[0])["said"]) == ("OutOfMemoryError", "OOM")
+
+
+def bypassed(url: str, caplog: pytest.LogCaptureFixture, **kind: Any) -> tuple[str, str | None]:
+    """Write until Redis is bypassed; which error the log then tells, and what Redis said."""
+
+    async def scenario() -> None:
+        cache = RedisCache(url, CacheLimits(timeout_seconds=0.5, failures_to_open=3), **kind)
+        for _ in range(3):
+            await cache.set("k", b"v", 60)
+        await cache.close()
+
+    caplog.clear()
+    asyncio.run(scenario())
+    (record,) = [vars(each) for each in caplog.records if each.message == "cache_bypassed"]
+    return record["error"], record["said"]
+
+
+@pytest.mark.parametrize("is_cluster", [False, True])
+def test_what_a_redis_answered_is_told(is_cluster: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """Its code, also where a client of clusters makes an error of its own of it; no word of the rest."""
+    with redis_with("--user", "tagger", "on", ">right", "~*", "+@all") as server:
+        _, said = bypassed(f"redis://tagger:secret@127.0.0.1:{server.port}/0", caplog, is_cluster=is_cluster)
+    assert said == "WRONGPASS"
+    assert "secret" not in str([vars(each) for each in caplog.records])
+
+
+def test_a_redis_that_can_not_save_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It takes no writes then, and says MISCONF."""
+    (tmp_path / "gone").mkdir()
+    with redis_with("--dir", str(tmp_path / "gone"), "--save", "1", "1") as server:
+        redis = Redis(port=server.port)
+        (tmp_path / "gone").rmdir()
+        redis.set("a", "b")
+        deadline = time.monotonic() + 20
+        while redis.info("persistence")["rdb_last_bgsave_status"] == "ok" and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert bypassed(server.address, caplog) == ("ResponseError", "MISCONF")
+
+
+def test_what_was_said_is_told_though_the_last_call_timed_out(caplog: pytest.LogCaptureFixture) -> None:
+    """As where a protected Redis says so once, and then nothing more."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        kept = []
+
+        def answer() -> None:
+            while True:
+                try:
+                    connection, _ = server.accept()
+                except OSError:
+                    return
+                if not kept:
+                    connection.sendall(b"-DENIED Redis is running in protected mode because secret\r\n")
+                kept.append(connection)
+
+        threading.Thread(target=answer, daemon=True).start()
+        found = bypassed(f"redis://127.0.0.1:{server.getsockname()[1]}/0", caplog)
+        server.shutdown(socket.SHUT_RDWR)
+    for connection in kept:
+        connection.close()
+    assert found == ("TimeoutError", "DENIED")
+    assert "secret" not in str([vars(each) for each in caplog.records])
 
 
 def test_a_cluster_is_asked_where_the_key_is() -> None:
