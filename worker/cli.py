@@ -173,7 +173,7 @@ def _add_train(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def _demo(options: argparse.Namespace) -> None:
     from worker.logs import configure_logs
-    from worker.settings import load_settings
+    from worker.settings_loading import load_settings
 
     configure_logs("text", logging.WARNING)
     settings = load_settings()
@@ -187,7 +187,7 @@ def _demo(options: argparse.Namespace) -> None:
 
 def _worker(options: argparse.Namespace) -> None:
     from worker.logs import configure_logs
-    from worker.settings import load_settings
+    from worker.settings_loading import load_settings
 
     settings = load_settings(options.config)
     configure_logs(settings.log_format)

@@ -69,7 +69,7 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _config(options: argparse.Namespace) -> None:
-    from worker.settings import load_with_origins
+    from worker.settings_loading import load_with_origins
     from worker.settings_report import describe
 
     sys.stdout.write(describe(*load_with_origins(options.config)))

@@ -65,7 +65,7 @@ def _tag(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     from rich.console import Console
 
     from consumers.events import Scissors
-    from worker.settings import load_settings
+    from worker.settings_loading import load_settings
     from worker.show import tagged_line
 
     if options.heatmap is not None and options.image is None:

@@ -23,7 +23,8 @@ from worker.errors import SettingsError
 from worker.kafka_settings import connection_of
 from worker.letter_text import counts, letters, listed, table, whole
 from worker.logs import configure_logs
-from worker.settings import KafkaTable, load_settings
+from worker.settings import KafkaTable
+from worker.settings_loading import load_settings
 
 MAX_TOLD = 20
 """Letters that can't be put back are told one by one, up to this number."""

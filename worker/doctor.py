@@ -19,7 +19,8 @@ from consumers.kafka_connection import KafkaConnection
 from model.captions import harmless
 from worker.errors import SettingsError
 from worker.kafka_settings import connection_of, transactional_id
-from worker.settings import KafkaTable, Settings, load_settings
+from worker.settings import KafkaTable, Settings
+from worker.settings_loading import load_settings
 
 SERVICE_SECONDS = 30.0
 MODEL_SECONDS = 75.0

@@ -8,7 +8,8 @@ from consumers.event_places import Start
 from worker.errors import SettingsError
 from worker.kafka_settings import connection_of
 from worker.logs import configure_logs
-from worker.settings import KafkaTable, load_settings
+from worker.settings import KafkaTable
+from worker.settings_loading import load_settings
 
 
 def kafka_of(options: argparse.Namespace, *, tells_skipped: bool) -> KafkaTable:

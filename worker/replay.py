@@ -31,7 +31,8 @@ from worker.publish import JsonlSink
 from worker.replay_progress import ReplayProgress
 from worker.replay_report import Report
 from worker.replay_resume import Kept, ResumableSink, ResumeFile
-from worker.settings import Settings, load_settings
+from worker.settings import Settings
+from worker.settings_loading import load_settings
 
 INTERRUPTED = 130
 

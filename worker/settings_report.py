@@ -12,7 +12,8 @@ from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
 from worker.errors import SettingsError
-from worker.settings import BETWEEN, PREFIX, SettingPath, Settings, Table
+from worker.settings import BETWEEN, PREFIX, Settings, Table
+from worker.settings_loading import SettingPath
 
 MASK = "***"
 

@@ -20,7 +20,8 @@ from consumers.source import Message, Offsets, Partition, Position, RevokeListen
 from model.checkpoint import load, save
 from worker.publish import Outcome
 from worker.service import Edges, run_worker
-from worker.settings import STARTER_CHECKPOINT, CheckpointsTable, load_settings
+from worker.settings import STARTER_CHECKPOINT, CheckpointsTable
+from worker.settings_loading import load_settings
 
 RATE = 100
 QUIET_SECONDS = 10.0

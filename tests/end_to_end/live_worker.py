@@ -17,7 +17,7 @@ from tests.end_to_end.worker_process import clean_environment
 SCRIPT = """
 import asyncio, os, sys
 from worker.service import Files, run_worker
-from worker.settings import load_settings
+from worker.settings_loading import load_settings
 
 def told(address):
     print(address, flush=True)

@@ -28,7 +28,8 @@ from tests.simulation.sizing import size_for
 from worker import addresses
 from worker.metrics import Metrics
 from worker.pipeline_state import PipelineState
-from worker.settings import STARTER_CHECKPOINT, Settings, load_settings
+from worker.settings import STARTER_CHECKPOINT, Settings
+from worker.settings_loading import load_settings
 
 REPOSITORY = Path(__file__).parents[2]
 DEPLOY = REPOSITORY / "deploy"

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, generate_latest
 from worker.errors import SettingsError
 from worker.metrics import Metrics
 from worker.server import ServerConfig, serve
-from worker.settings import load_settings
+from worker.settings_loading import load_settings
 
 
 def test_health_readiness_and_metrics() -> None:

@@ -15,7 +15,8 @@ from model.inference import Tagger
 from worker.errors import SettingsError
 from worker.kafka_settings import transactional_id
 from worker.service import Files, run_worker
-from worker.settings import STARTER_CHECKPOINT, CheckpointsTable, KafkaTable, load_settings
+from worker.settings import STARTER_CHECKPOINT, CheckpointsTable, KafkaTable
+from worker.settings_loading import load_settings
 
 
 @pytest.mark.parametrize("url", ["redis://u:SECRETPW/x@127.0.0.1:6379/0", "redis://h:notaport/0", "nonsense"])

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from worker.errors import SettingsError
-from worker.settings import BatchTable, ImagesTable, KafkaTable, RedisTable, ServerTable, Settings, load_settings
+from worker.settings import BatchTable, ImagesTable, KafkaTable, RedisTable, ServerTable, Settings
+from worker.settings_loading import load_settings
 
 
 def test_a_variable_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,8 @@ import pytest
 from pydantic import SecretStr
 
 from worker.cli import main
-from worker.settings import Settings, Table, load_settings, load_with_origins
+from worker.settings import Settings, Table
+from worker.settings_loading import load_settings, load_with_origins
 from worker.settings_report import MASK, describe, mask, template
 
 

@@ -11,7 +11,7 @@ from rich._export_format import CONSOLE_SVG_FORMAT
 from rich.console import Console
 
 from worker.demo import run_demo
-from worker.settings import load_settings
+from worker.settings_loading import load_settings
 
 PICTURE = Path(__file__).resolve().with_name("demo.svg")
 
