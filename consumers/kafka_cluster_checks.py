@@ -4,6 +4,8 @@ Every question is one that changes nothing, for the broker looks at the right fi
 of its own: a heartbeat of a member that isn't there, the end of a transaction that nobody began.
 """
 
+import shlex
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -28,6 +30,7 @@ BROKER = 4
 NOBODYS_PRODUCER = 2**62
 CLOCK_SECONDS = 3.0
 LOOK = "look at the brokers' logs"
+PASSWORD_VARIABLE = "NAMETAG_KAFKA__SASL_PASSWORD"
 
 LIMITS = ("group.min.session.timeout.ms", "group.max.session.timeout.ms", "transaction.max.timeout.ms")
 
@@ -68,7 +71,7 @@ def check_cluster(connection: KafkaConnection, server: Server, needs: KafkaNeeds
         return
     advertised = _check_advertised(connection, answers[0], checklist)
     for topic in needs.topics:
-        _check_topic(topic, needs, answers[0], checklist)
+        _check_topic(topic, needs, answers[0], checklist, creation_command(connection, server, topic))
     checklist.do("kafka.group", lambda: _group(connection, server, needs), late=LOOK)
     if needs.transactional_id is not None:
         checklist.do("kafka.transactions", lambda: _transactions(connection, server, needs), late=LOOK)
@@ -125,13 +128,13 @@ def _advertised(connection: KafkaConnection, broker: Any) -> Check:
     return Checklist(10.0).do("kafka.advertised", act, late=fix)
 
 
-def _check_topic(topic: str, needs: KafkaNeeds, metadata: Any, checklist: Checklist) -> None:
+def _check_topic(topic: str, needs: KafkaNeeds, metadata: Any, checklist: Checklist, creation: str) -> None:
     described = next((each for each in metadata.topics if each.name == topic), None)
-    there = checklist.do("kafka.topics", lambda: _topic(topic, needs, described), late=LOOK)
+    there = checklist.do("kafka.topics", lambda: _topic(topic, needs, described, creation), late=LOOK)
     checklist.do("kafka.rights", lambda: _rights(topic, needs, described), needs=(there,), late=LOOK)
 
 
-def _topic(topic: str, needs: KafkaNeeds, described: Any) -> Found:
+def _topic(topic: str, needs: KafkaNeeds, described: Any, creation: str) -> Found:
     setting, _, operation = needs.topics[topic]
     code = errors.UnknownTopicOrPartitionError.errno if described is None else described.error_code
     if code == errors.TopicAuthorizationFailedError.errno:
@@ -140,7 +143,7 @@ def _topic(topic: str, needs: KafkaNeeds, described: Any) -> Found:
     if code == errors.InvalidTopicError.errno:
         raise Trouble(f"{topic} can't be a topic's name", f"correct {setting}")
     if code == errors.UnknownTopicOrPartitionError.errno:
-        raise Trouble(f"there is no topic {topic}", f"create the topic {topic}, or set {setting} to another")
+        raise Trouble(f"there is no topic {topic}", f"create it with `{creation}`, or set {setting} to another")
     if code != 0:
         raise Trouble(f"the topic {topic} can't be had ({errors.for_code(code).__name__})", LOOK)
     headless = sum(partition.leader_id < 0 for partition in described.partitions)
@@ -148,6 +151,20 @@ def _topic(topic: str, needs: KafkaNeeds, described: Any) -> Found:
         seen = f"{headless} of the {len(described.partitions)} partitions of {topic} have no leader"
         raise Trouble(seen, f"start the brokers that hold the partitions of {topic}")
     return ok(f"{topic} has {len(described.partitions)} partitions")
+
+
+def creation_command(connection: KafkaConnection, server: Server, topic: str) -> str:
+    """A line for a shell that creates the topic as the broker would, with our login; the password stays a variable."""
+    words = [sys.executable, "-m", "kafka.admin", "-b", str(server)]
+    if connection.security_protocol != "PLAINTEXT":
+        words += ["-S", connection.security_protocol]
+    if connection.security_protocol.startswith("SASL"):
+        words += ["-M", connection.sasl_mechanism or "PLAIN", "-U", connection.sasl_username or ""]
+    for name in ("ssl_cafile", "ssl_certfile", "ssl_keyfile"):
+        if path := getattr(connection, name):
+            words += ["-C", f"{name}={path}"]
+    password = f' -P "${PASSWORD_VARIABLE}"' if connection.security_protocol.startswith("SASL") else ""
+    return f"{shlex.join(words)}{password} topics create -t {shlex.quote(topic)}"
 
 
 def _rights(topic: str, needs: KafkaNeeds, described: Any) -> Found:

@@ -1,8 +1,10 @@
 """Whether a server can be had: its name, its port, its TLS, told apart."""
 
 import errno
+import ipaddress
 import socket
 import ssl
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Self
 
@@ -40,6 +42,9 @@ class Server:
 
 def resolve(server: Server) -> Found:
     """Whether the host's name has an address."""
+    with suppress(ValueError):
+        ipaddress.ip_address(server.host)
+        return ok(f"{server.host} is an address, no name")
     try:
         answers = socket.getaddrinfo(server.host, server.port, type=socket.SOCK_STREAM)
     except socket.gaierror as error:

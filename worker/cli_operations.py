@@ -22,8 +22,8 @@ def _add_doctor(commands: "Commands") -> None:
         "doctor",
         help="tell what is wrong, before a worker starts",
         description="Checks the settings, the brokers (name, port, TLS, version, login, addresses, topics, rights), "
-        "Redis, the checkpoint, the device and the clocks, and says of each what to do. Changes nothing: of Redis "
-        "it uses two keys of its own for a second. Exits 0 where a worker can start, else 1.",
+        "Redis, the server's port and token, the checkpoint, the device and the clocks, and says of each what to do. "
+        "Changes nothing: of Redis it uses two keys of its own for a second. Exits 0 where a worker can start, else 1.",
     )
     parser.add_argument("--config", type=Path, metavar="TOML", help="the settings file")
     parser.add_argument("--json", action="store_true", help="one JSON object, for programs, when all is done")

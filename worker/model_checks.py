@@ -6,11 +6,13 @@ from pathlib import Path
 
 from consumers.checks import Check, Checklist, Found, Trouble, ok
 from worker.settings import Settings
+from worker.watch_checks import watched_file
 
 LOAD_SECONDS = 60.0
 CGROUP = Path("/sys/fs/cgroup")
 LATE = "try again while this machine has less to do: torch alone takes seconds to load"
 CPU_FIX = "set device to cpu"
+CHECKPOINT_FIX = "set checkpoint (NAMETAG_CHECKPOINT) to a file that `nametag train` made, its tower beside it"
 
 
 def check_model(
@@ -20,6 +22,9 @@ def check_model(
     checklist = Checklist(seconds, on_check)
     checklist.do("images", lambda: _images(settings), late=LATE, seconds=LOAD_SECONDS)
     checklist.do("checkpoint", lambda: _checkpoint(settings.checkpoint), late=LATE, seconds=LOAD_SECONDS)
+    if settings.checkpoints.watch is not None:
+        watch = settings.checkpoints.watch
+        checklist.do("checkpoints.watch", lambda: watched_file(watch), late="look at the disk that it is on")
     checklist.do("device", lambda: _device(settings.device), late=CPU_FIX, seconds=LOAD_SECONDS)
     checklist.do("threads", lambda: _threads(settings.threads), late=LATE)
     return checklist.checks
@@ -37,14 +42,17 @@ def _images(settings: Settings) -> Found:
 
 
 def _checkpoint(path: Path) -> Found:
+    from model.checkpoint import WHAT_TO_DO
     from model.errors import CheckpointError
     from model.inference import Tagger
 
     try:
         tagger = Tagger.load(path)
     except (CheckpointError, OSError) as error:
-        fix = "set checkpoint (NAMETAG_CHECKPOINT) to a file that `nametag train` made, its tower beside it"
-        raise Trouble(f"{path} can't be used: {error}", fix) from None
+        # Its last words are what to do, if it knows. Of the file itself the setting says more.
+        seen, _, advice = str(error).rpartition("; ")
+        fix = advice if seen and advice != WHAT_TO_DO else CHECKPOINT_FIX
+        raise Trouble(f"{path} can't be used: {seen or error}", fix) from None
     tower = "with its tower" if tagger.uses_image else "which looks at no pictures"
     return ok(f"{path.name} is {tagger.checkpoint_id}, {tagger.variant}, {tower}")
 

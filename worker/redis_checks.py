@@ -27,6 +27,7 @@ from consumers.network_checks import Server, Trust, resolve, shake_hands, speaks
 from worker.redis_client import SENTINEL_PORT, WrongUrl, make_client
 from worker.settings import RedisTable
 from worker.settings_report import mask
+from worker.watch_checks import watched_key
 
 ASK_SECONDS = 3.0
 LOOK = "look at the log of Redis, and at what stands between"
@@ -34,12 +35,23 @@ LOGIN_FIX = "correct user and password in redis.url"
 
 
 def check_redis(
-    redis: RedisTable, *, seconds: float, on_check: Callable[[Check], None] = lambda _check: None
+    redis: RedisTable,
+    *,
+    watch_key: str | None = None,
+    seconds: float,
+    on_check: Callable[[Check], None] = lambda _check: None,
 ) -> list[Check]:
-    """All that the cache needs of Redis, within `seconds`. A key of our own is written and deleted, no other."""
+    """All that the worker needs of Redis, within `seconds`. A key of our own is written and deleted, no other.
+
+    `watch_key`: that of `checkpoints.watch_key`, where it is set.
+    """
     checklist = Checklist(seconds, on_check)
     if redis.url is None:
         checklist.skip("redis", "redis.url is not set: the cache is kept in memory")
+        if watch_key is not None:
+            fix = "set redis.url, or checkpoints.watch in place of checkpoints.watch_key"
+            seen = "checkpoints.watch_key is a key of Redis, and redis.url is not set"
+            checklist.add(Check("redis.watch_key", "fail", seen, fix, cause="redis.watch_key"))
         return checklist.checks
     url = redis.url.get_secret_value()
     form = checklist.do("redis.url", lambda: _url(redis), late=LOOK)
@@ -50,6 +62,8 @@ def check_redis(
     login = checklist.do("redis.login", lambda: _run(redis, _login(redis, url)), needs=reached, late=LOOK)
     needs = (login,)
     checklist.do("redis.rights", lambda: _run(redis, _rights), needs=needs, late=LOOK)
+    if watch_key is not None:
+        checklist.do("redis.watch_key", lambda: _run(redis, watched_key(watch_key)), needs=needs, late=LOOK)
     checklist.do("redis.memory", lambda: _run(redis, _memory), needs=needs, late=LOOK)
     checklist.do("redis.clock", lambda: _run(redis, _clock), needs=needs, late=LOOK)
     return checklist.checks

@@ -58,6 +58,14 @@ class Guarded:
     def connection(self, listener: str, **fields: Any) -> KafkaConnection:
         return KafkaConnection(bootstrap_servers=(f"127.0.0.1:{self.ports[listener]}",), **fields)
 
+    def allow_creation(self, user: str, prefix: str) -> None:
+        """Of topics whose names begin so."""
+        admin = KafkaAdminClient(bootstrap_servers=self._broker.address)
+        try:
+            admin.create_acls([_allow(user, ResourceType.TOPIC, prefix, ACLOperation.CREATE)])
+        finally:
+            admin.close()
+
     def _properties(self, folder: Path) -> dict[str, object]:
         before = (folder / "server.properties").read_text()
         (controller,) = [word for word in before.replace("\n", ",").split(",") if word.startswith("CONTROLLER://")]
@@ -98,17 +106,13 @@ class Guarded:
         }
         admin = KafkaAdminClient(bootstrap_servers=self._broker.address)
         try:
-            admin.create_acls(
-                [
-                    ACL(
-                        f"User:{user}", "*", operation, ACLPermissionType.ALLOW,
-                        ResourcePattern(kind, name, pattern_type=ACLResourcePatternType.PREFIXED),
-                    )
-                    for user, granted in rights.items()
-                    for kind, name, operation in granted
-                ]
-            )  # fmt: skip
+            admin.create_acls([_allow(user, *right) for user, granted in rights.items() for right in granted])
             scram = UserScramCredentialUpsertion("tagger", ScramMechanism.SCRAM_SHA_256, "right-tagger")
             admin.alter_user_scram_credentials([scram])
         finally:
             admin.close()
+
+
+def _allow(user: str, kind: ResourceType, prefix: str, operation: ACLOperation) -> ACL:
+    pattern = ResourcePattern(kind, prefix, pattern_type=ACLResourcePatternType.PREFIXED)
+    return ACL(f"User:{user}", "*", operation, ACLPermissionType.ALLOW, pattern)

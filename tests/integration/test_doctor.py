@@ -1,10 +1,14 @@
 """`nametag doctor` against a real Kafka with TLS, logins and rights."""
 
+import os
+import re
+import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from kafka import KafkaConsumer, KafkaProducer
@@ -77,6 +81,7 @@ def test_all_is_well_where_all_is_there(
     monkeypatch.setenv("NAMETAG_KAFKA__DEAD_LETTERS_TOPIC", topics.dead_letters)
     monkeypatch.setenv("NAMETAG_REDIS__URL", redis_url)
     monkeypatch.setenv("NAMETAG_THREADS", "1")
+    monkeypatch.setenv("NAMETAG_SERVER__PORT", "0")
     assert main(["doctor"]) == 0
     told = capsys.readouterr().out
     assert f"{topics.posts} has 4 partitions" in told
@@ -123,8 +128,27 @@ def test_a_missing_topic_is_told(guarded: Guarded) -> None:
     for _ in range(2):
         missing, wrong = failed(examine(guarded.connection("PLAINTEXT"), needs))
         assert (missing.name, missing.seen) == ("kafka.topics", "there is no topic tweets")
-        assert missing.fix == "create the topic tweets, or set kafka.posts_topic to another"
+        assert re.fullmatch("create it with `.+`, or set kafka.posts_topic to another", missing.fix)
         assert wrong.fix == "correct kafka.entities_topic"
+
+
+@pytest.mark.parametrize("listener", ["PLAINTEXT", "SECURELOGIN"])
+def test_the_command_that_creates_a_topic_does(guarded: Guarded, listener: str) -> None:
+    """In a shell, as it is told, in plain text and with TLS and a login, whose password isn't in it."""
+    kind: dict[str, str] = {}
+    if listener == "SECURELOGIN":
+        kind = {**login("tagger"), "security_protocol": "SASL_SSL", "ssl_cafile": str(guarded.authority.certificate)}
+    connection = guarded.connection(listener, **kind)
+    # The user may write what begins so; to create it, too, is what this test gives him.
+    topic = f"posts-{uuid4().hex[:8]}"
+    guarded.allow_creation("tagger", "posts")
+    missing = only_failure(examine(connection, replace(NEEDS, posts_topic=topic)))
+    command = missing.fix.split("`")[1]
+    assert "right-tagger" not in command
+    environment = {**os.environ, "NAMETAG_KAFKA__SASL_PASSWORD": "right-tagger"}
+    done = subprocess.run(command, shell=True, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert not failed(examine(connection, replace(NEEDS, posts_topic=topic)))
 
 
 def test_a_transaction_under_way_is_left_alone(guarded: Guarded) -> None:

@@ -3,6 +3,7 @@
 import time
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from redis import Redis
 
@@ -69,6 +70,35 @@ def test_what_keeps_redis_from_being_a_cache_is_told() -> None:
         assert "full" in redis(server.address)["redis.rights"].seen
     with redis_with("--maxmemory", "50mb", "--maxmemory-policy", "allkeys-lru") as server:
         assert redis(server.address)["redis.memory"].state == "ok"
+
+
+def test_what_a_watched_key_names_is_told(tmp_path: Path, redis_url: str) -> None:
+    """Nothing yet, a file, one that isn't there, a key of another kind, and a key that may not be read."""
+    key = f"doctor:{uuid4().hex}"
+
+    def watched(url: str = redis_url, key: str = key) -> Check:
+        checks = check_redis(RedisTable(url=url), watch_key=key, seconds=20)  # type: ignore[arg-type] # pydantic makes it a secret
+        return next(check for check in checks if check.name == "redis.watch_key")
+
+    with Redis.from_url(redis_url) as client:
+        try:
+            assert (watched().state, watched().seen.split("; ")[0]) == ("ok", f"the key {key} isn't set")
+            path = tmp_path / "other.safetensors"
+            client.set(key, str(path))
+            assert (watched().state, watched().seen) == ("warn", f"the key {key} names {path}, which isn't there")
+            assert watched().fix == f"SET {key} to the path that a checkpoint has on this machine"
+            path.write_bytes(b"x")
+            assert (watched().state, watched().seen) == ("ok", f"{path} is there")
+            client.set(key, b"\0")
+            assert watched().state == "warn"
+            client.delete(key)
+            client.lpush(key, "x")
+            assert "holds no text" in watched().seen
+        finally:
+            client.delete(key)
+    with redis_with("--user", "weak", "on", ">hush", "~nametag:*", "+@all") as server:
+        refused = watched(f"redis://weak:hush@127.0.0.1:{server.port}/0", "elsewhere")
+    assert (refused.state, refused.fix) == ("warn", "ACL SETUSER the user ~elsewhere +get")
 
 
 def test_redis_with_tls_is_told_from_one_without(tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 import io
 import json
 import os
+import shutil
 import socket
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,12 @@ import pytest
 from rich.console import Console
 
 from consumers.checks import Check
+from model.checkpoint import load, save
 from worker.cli import main
 from worker.doctor import print_check, summary
 from worker.model_checks import check_model, cores_allowed
 from worker.redis_checks import check_redis
-from worker.settings import RedisTable, Settings
+from worker.settings import STARTER_CHECKPOINT, RedisTable, Settings
 
 
 @pytest.fixture(autouse=True)
@@ -42,6 +45,13 @@ def test_without_a_redis_there_is_nothing_to_check() -> None:
     assert (check.state, check.fix) == ("skipped", "")
 
 
+def test_a_watched_key_needs_a_redis() -> None:
+    """The worker would not start without."""
+    check = check_redis(RedisTable(), watch_key="nametag:checkpoint", seconds=5)[-1]
+    assert (check.name, check.state) == ("redis.watch_key", "fail")
+    assert check.fix.startswith("set redis.url")
+
+
 def test_a_sound_checkpoint_is_told_with_its_id() -> None:
     """The shipped one, on the CPU: all is well."""
     found = model(threads=1)
@@ -61,7 +71,27 @@ def test_a_bad_checkpoint_is_told(tmp_path: Path) -> None:
         assert found["checkpoint"].state == "fail"
         assert reason in found["checkpoint"].seen
         assert "NAMETAG_CHECKPOINT" in found["checkpoint"].fix
+        assert "nametag train" not in found["checkpoint"].seen
         assert found["device"].state == "ok"
+
+
+def test_what_a_checkpoint_lacks_is_told_once(tmp_path: Path) -> None:
+    """Its tower is another: the advice is the error's own, which knows the tower's name."""
+    path = tmp_path / "other.safetensors"
+    shutil.copy(STARTER_CHECKPOINT, path)
+    loaded, _ = load(path)
+    save(replace(loaded, tower_digest="0" * 64), path)
+    found = model(checkpoint=path)["checkpoint"]
+    assert found.state == "fail"
+    assert "was trained on another" in found.seen
+    assert "beside it" not in found.seen
+    assert found.fix.startswith("put other.")
+    assert "beside it" in found.fix
+
+
+def test_the_watched_place_is_among_the_checks(tmp_path: Path) -> None:
+    """Where one is set."""
+    assert model(checkpoints={"watch": tmp_path / "x"})["checkpoints.watch"].state == "ok"
 
 
 @pytest.mark.parametrize(("device", "fix"), [("cuda:77", "set device to "), ("toaster", "set device to cpu, cuda")])
@@ -129,6 +159,7 @@ def test_programs_get_json_and_people_a_line_each(
     """The same checks both ways, plain where it is no terminal, status 1, and no password in either."""
     monkeypatch.setenv("NAMETAG_KAFKA__BOOTSTRAP_SERVERS", f"127.0.0.1:{closed_port()}")
     monkeypatch.setenv("NAMETAG_KAFKA__SASL_PASSWORD", "hush")
+    monkeypatch.setenv("NAMETAG_SERVER__PORT", "0")
     monkeypatch.setenv("NAMETAG_REDIS__URL", f"redis://me:hush@127.0.0.1:{closed_port()}/0")
     assert main(["doctor", "--json"]) == 1
     told = capsys.readouterr()

@@ -16,7 +16,7 @@ from consumers.checks import Check, Checklist, Found, Trouble, Untold, ok
 from consumers.kafka_checks import check_kafka
 from consumers.kafka_cluster_checks import KafkaNeeds, compare_clocks
 from consumers.kafka_connection import KafkaConnection
-from consumers.network_checks import Server
+from consumers.network_checks import Server, resolve
 from tests.certificates import Authority, Pair
 from worker.redis_checks import check_redis
 from worker.settings import RedisTable
@@ -98,6 +98,13 @@ def test_a_name_that_nobody_knows_is_told() -> None:
     ]
     assert found["kafka.tcp"].seen == found["kafka.topics"].seen == "not tried, for kafka.dns failed"
     assert redis("redis://nobody.invalid/0")["redis.dns"].state == "fail"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_an_address_is_not_looked_up(host: str) -> None:
+    """There is nothing to tell of it, and no name server is asked."""
+    assert resolve(Server(host, 1, "s")).seen == f"{host} is an address, no name"
+    assert resolve(Server("localhost", 1, "s")).seen.startswith("localhost is ")
 
 
 @pytest.mark.parametrize("address", ["host:port", "host:0", "host:70000", ":9092"])
