@@ -38,6 +38,7 @@ def _add_config(commands: "Commands") -> None:
         "Passwords are masked, also those in URLs. A setting without a value is commented out.",
     )
     parser.add_argument("--config", type=Path, metavar="TOML", help="the settings file")
+    parser.add_argument("--json", action="store_true", help="one JSON object, for programs: name, value and source")
     parser.set_defaults(run=_config)
 
 
@@ -45,8 +46,8 @@ def _add_init(commands: "Commands") -> None:
     parser = commands.add_parser(
         "init",
         help="write a settings file to begin with",
-        description="Writes a TOML file of every setting with its meaning, each commented out with its default, "
-        "for --config of the other commands.",
+        description="Writes a TOML file of every setting with its meaning, each commented out with its default or an "
+        "example, for --config of the other commands.",
     )
     parser.add_argument("file", metavar="TOML", nargs="?", default="nametag.toml",
                         help="where to write it (default: %(default)s); - is standard output")  # fmt: skip
@@ -70,9 +71,13 @@ def _doctor(options: argparse.Namespace) -> int:
 
 def _config(options: argparse.Namespace) -> None:
     from worker.settings_loading import load_with_origins
-    from worker.settings_report import describe
+    from worker.settings_report import as_objects, describe
 
-    sys.stdout.write(describe(*load_with_origins(options.config)))
+    settings, origins = load_with_origins(options.config)
+    if options.json:
+        print(json.dumps(as_objects(settings, origins), indent=2))
+    else:
+        sys.stdout.write(describe(settings, origins))
 
 
 def _init(options: argparse.Namespace) -> None:

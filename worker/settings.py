@@ -16,7 +16,10 @@ BETWEEN = "__"
 
 
 class Table(BaseModel):
-    """A table of the TOML file: an unknown key is an error, since it is a typing mistake."""
+    """A table of the TOML file: an unknown key is an error, since it is a typing mistake.
+
+    A setting without a default has an example, which is shown in its place; one that nobody should keep is refused.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -39,6 +42,7 @@ class KafkaTable(Table):
     group_id: str = Field("nametag", description="The consumer group; workers of one group share the partitions.")
     group_instance_id: str | None = Field(
         None,
+        examples=["worker-1"],
         min_length=1,
         description="A name that outlives a restart, unlike any other worker's: then no rebalance follows one.",
     )
@@ -53,12 +57,20 @@ class KafkaTable(Table):
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
         "PLAINTEXT", description="Whether the brokers are spoken to over TLS (SSL), with a login (SASL), or both."
     )
-    sasl_mechanism: str | None = Field(None, description="How to log in, such as PLAIN or SCRAM-SHA-512.")
-    sasl_username: str | None = Field(None, description="The login's name.")
-    sasl_password: SecretStr | None = Field(None, description="The login's password.")
-    ssl_cafile: str | None = Field(None, description="A PEM file of the authorities to trust; without: the system's.")
-    ssl_certfile: str | None = Field(None, description="A PEM file with the worker's own certificate.")
-    ssl_keyfile: str | None = Field(None, description="A PEM file with the key of that certificate.")
+    sasl_mechanism: str | None = Field(
+        None, examples=["SCRAM-SHA-512"], description="How to log in, such as PLAIN or SCRAM-SHA-512."
+    )
+    sasl_username: str | None = Field(None, examples=["tagger"], description="The login's name.")
+    sasl_password: SecretStr | None = Field(None, examples=[""], description="The login's password.")
+    ssl_cafile: str | None = Field(
+        None, examples=["ca.pem"], description="A PEM file of the authorities to trust; without: the system's."
+    )
+    ssl_certfile: str | None = Field(
+        None, examples=["worker.pem"], description="A PEM file with the worker's own certificate."
+    )
+    ssl_keyfile: str | None = Field(
+        None, examples=["worker.key"], description="A PEM file with the key of that certificate."
+    )
     session_timeout_seconds: float = Field(
         45.0, gt=0, description="After how many silent seconds the group gives a worker's partitions to others."
     )
@@ -72,11 +84,15 @@ class KafkaTable(Table):
 class RedisTable(Table):
     """The image cache. Without a URL it is kept in memory."""
 
-    url: SecretStr | None = Field(None, description="Where Redis is: redis://, rediss:// or unix://.")
+    url: SecretStr | None = Field(
+        None, examples=["redis://localhost:6379/0"], description="Where Redis is: redis://, rediss:// or unix://."
+    )
     timeout_seconds: float = Field(
         0.25, gt=0, description="How many seconds an answer may take, before a picture is fetched without the cache."
     )
-    cluster: bool = Field(False, description="Whether the URL names one server of a Redis Cluster.")
+    cluster: bool = Field(
+        False, description="Whether the URL names one server of a Redis Cluster. Then without sentinels."
+    )
     sentinels: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Sentinels as host:port, a list or separated by commas; the URL's host is then their service."
     )
@@ -108,6 +124,7 @@ class ImagesTable(Table):
     )
     directory: Path | None = Field(
         None,
+        examples=["media"],
         description="A directory with pictures named by their media id or as in their URL, looked for there first.",
     )
     fetch: bool = Field(True, description="Whether pictures that aren't in the directory are fetched.")
@@ -123,10 +140,14 @@ class ImagesTable(Table):
     per_host: int = Field(8, gt=0, description="The most requests to one host at a time.")
     overall: int = Field(64, gt=0, description="The most requests at a time; well above those to one host.")
     contact: str | None = Field(
-        None, description="Whom hosts may complain to, a URL or a mail address; it goes into the User-Agent."
+        None,
+        examples=["ops@example.org"],
+        description="Whom hosts may complain to, a URL or a mail address; it goes into the User-Agent.",
     )
     proxy: SecretStr | None = Field(
-        None, description="Where all requests go through: http://host:port, or http://user:password@host:port."
+        None,
+        examples=["http://proxy:3128"],
+        description="Where all requests go through: http://host:port, or http://user:password@host:port.",
     )
     max_image_bytes: int = Field(10 * 1024 * 1024, gt=0, description="The largest picture to fetch, in bytes.")
     memory_cache_bytes: int = Field(
@@ -177,10 +198,16 @@ class CheckpointsTable(Table):
     """Where another checkpoint may be named while the worker runs, and what it has to stand before it is used."""
 
     watch: Path | None = Field(
-        None, description="A file to look at: a checkpoint that is put there, or that it links to, takes over."
+        None,
+        examples=["current.safetensors"],
+        description="A file to look at: a checkpoint that is put there, or that it links to, takes over. "
+        "Either this or watch_key.",
     )
     watch_key: str | None = Field(
-        None, min_length=1, description="A key of Redis that holds the path of the checkpoint to use."
+        None,
+        examples=["nametag:checkpoint"],
+        min_length=1,
+        description="A key of Redis that holds the path of the checkpoint to use. Either this or watch.",
     )
     poll_seconds: float = Field(5.0, gt=0, description="How many seconds between two looks.")
     trial_seconds: float = Field(
@@ -213,7 +240,9 @@ class ServerTable(Table):
     host: str = Field("127.0.0.1", description="The address to listen on; 0.0.0.0 is every one.")
     port: int = Field(9464, ge=0, le=65535, description="The port to listen on; 0 takes a free one.")
     token: SecretStr | None = Field(
-        None, description="Needed for all but health and metrics, as a bearer token, or by the page's form; 16 or more."
+        None,
+        examples=[""],
+        description="Needed for all but health and metrics, as a bearer token, or by the page's form; 16 or more.",
     )
 
     @field_validator("token")

@@ -99,7 +99,7 @@ def _read_table(text: str) -> dict[str, Any]:
 
 def _no_table(variable: str, table: str) -> str:
     key, field = next(iter(_tables()[table].model_fields.items()))
-    example = json.dumps({key: field.default or "redis://localhost:6379"})
+    example = json.dumps({key: field.default or (field.examples or [""])[0]})
     return (
         f"{variable} stands for a whole table, so it must be a JSON object such as {example}; "
         f"one key alone is set with {variable}{BETWEEN}{key.upper()}"

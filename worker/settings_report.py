@@ -22,7 +22,8 @@ SECRET_URLS = ("url", "proxy")
 WIDTH = 100
 
 HEAD = f"""\
-# The settings of nametag, each commented out with its default: take the # away from a line to change it.
+# The settings of nametag, each commented out with its default, or with an example where there is none:
+# take the # away from a line to change it.
 # A variable wins over this file: group_id in the table [kafka] is {PREFIX}KAFKA{BETWEEN}GROUP_ID, and {PREFIX}DEVICE
 # is device. Passwords are better kept in variables. `nametag config` shows what is in force,
 # `nametag doctor` whether it works.
@@ -41,17 +42,30 @@ def describe(settings: Settings, origins: Mapping[SettingPath, str]) -> str:
     return "".join(f"{line:{width if origin else 0}}{origin}\n" for line, origin in rows)
 
 
+def as_objects(settings: Settings, origins: Mapping[SettingPath, str]) -> dict[str, object]:
+    """The same for programs: the schema of `--json`."""
+    return {
+        "settings": [
+            {"name": ".".join(path), "value": _plain(path[-1], value), "source": origins.get(path, "default")}
+            for path, _, value in _fields(settings)
+            if not isinstance(value, Table)
+        ]
+    }
+
+
 def template() -> str:
-    """A TOML file of every setting, with its meaning, commented out with its default."""
+    """A TOML file of every setting, with its meaning, commented out with its default, or with an example."""
     parts = [HEAD]
     for path, field, default in _fields(Settings.model_construct()):
         if isinstance(default, Table):
             parts.append(f"\n\n# {field.description}\n[{path[0]}]\n")
             continue
         parts.append("\n" + _comment(field))
-        parts.append(
-            f"{_line(path[-1], default)}  # no default\n" if default is None else f"#{_line(path[-1], default)}\n"
-        )
+        if default is None:
+            (example,) = field.examples or [""]
+            parts.append(f"#{path[-1]} = {_toml(example)}  # an example; no default\n")
+        else:
+            parts.append(f"#{_line(path[-1], default)}\n")
     return "".join(parts)
 
 
@@ -114,9 +128,19 @@ def _line(key: str, value: object) -> str:
     if value is None:
         # TOML has no word for it.
         return f"#{key} ="
+    return f"{key} = {_toml(_shown(key, value))}"
+
+
+def _shown(key: str, value: object) -> object:
     # A password or a token may look like a URL, and must not be shown for it.
     is_hidden = isinstance(value, SecretStr) and key not in SECRET_URLS
-    return f"{key} = {_toml(MASK if is_hidden else mask(value))}"
+    return MASK if is_hidden else mask(value)
+
+
+def _plain(key: str, value: object) -> object:
+    """The value as JSON has it."""
+    shown = _shown(key, value)
+    return str(shown) if isinstance(shown, Path) else shown
 
 
 def _toml(value: object) -> str:

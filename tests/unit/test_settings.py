@@ -71,6 +71,7 @@ def test_a_wrong_key_is_told_with_the_right_one(tmp_path: Path, toml: str, told:
         ("NAMETAG_KAFKA", "nojson", 'NAMETAG_KAFKA stands for a whole table, so it must be a JSON object such as '
          '{"bootstrap_servers": "localhost:9092"}; one key alone is set with NAMETAG_KAFKA__BOOTSTRAP_SERVERS'),
         ("NAMETAG_REDIS", "[1]", 'NAMETAG_REDIS stands for a whole table, so it must be a JSON object such as {"url"'),
+        ("NAMETAG_CHECKPOINTS", "[1]", 'a JSON object such as {"watch": "current.safetensors"}; one key'),
         ("NAMETAG_KAFKA", '{"group": "x"}', "kafka.group (NAMETAG_KAFKA) is no setting; did you mean group_id?"),
         ("NAMETAG_BATCH__MAX_POSTS", "many", "batch.max_posts (NAMETAG_BATCH__MAX_POSTS) must be a valid integer"),
         ("NAMETAG_LOG_FORMAT", "xml", "log_format (NAMETAG_LOG_FORMAT) must be 'text' or 'json'"),

@@ -1,5 +1,6 @@
 """The settings told: `nametag config` and `nametag init`."""
 
+import json
 import os
 import re
 import tomllib
@@ -10,7 +11,8 @@ import pytest
 from pydantic import SecretStr
 
 from worker.cli import main
-from worker.settings import Settings, Table
+from worker.errors import SettingsError
+from worker.settings import STARTER_CHECKPOINT, Settings, Table
 from worker.settings_loading import load_settings, load_with_origins
 from worker.settings_report import MASK, describe, mask, template
 
@@ -55,6 +57,31 @@ def test_each_setting_has_its_origin(
     assert told["max_images = 7"] == "NAMETAG_BATCH"
     assert told["max_padded_tokens = 4096"] == told["sasl_password ="] == "default"
     assert len(told) == len(every_key())
+
+
+def test_programs_are_told_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each setting with its value as JSON has it, and its origin; no secret."""
+    path = tmp_path / "nametag.toml"
+    path.write_text('[kafka]\ngroup_id = "file"\n[images]\nallow_origins = ["http://b", "http://a"]\n')
+    monkeypatch.setenv("NAMETAG_REDIS__URL", "redis://me:hush@host:1/0")
+    monkeypatch.setenv("NAMETAG_SERVER__TOKEN", "hush://hush.hush/hush")
+    assert main(["config", "--json", "--config", str(path)]) == 0
+    told = capsys.readouterr().out
+    assert "hush" not in told
+    settings = {each["name"]: each for each in json.loads(told)["settings"]}
+    assert set(settings) == every_key()
+    for name, value, source in (
+        ("checkpoint", str(STARTER_CHECKPOINT), "default"),
+        ("trace", False, "default"),
+        ("kafka.group_id", "file", str(path)),
+        ("kafka.sasl_password", None, "default"),
+        ("images.allow_origins", ["http://a", "http://b"], str(path)),
+        ("redis.url", f"redis://me:{MASK}@host:1/0", "NAMETAG_REDIS__URL"),
+        ("server.token", MASK, "NAMETAG_SERVER__TOKEN"),
+    ):
+        assert settings[name] == {"name": name, "value": value, "source": source}
 
 
 def test_what_is_shown_can_be_loaded(tmp_path: Path) -> None:
@@ -111,26 +138,18 @@ def test_a_secret_that_looks_like_a_url_is_masked(
     assert "hush" not in capsys.readouterr().out
 
 
+LINE = re.compile("(?m)^#(?P<key>[a-z_]+) = .+?(?P<example>  # an example; no default)?$")
+"""A setting of the file, commented out."""
+
+
 def test_the_file_to_begin_with_has_every_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each with its description and its default, whatever the variables say; the file loads, and changes nothing."""
     monkeypatch.setenv("NAMETAG_KAFKA__GROUP_ID", "mine")
     text = template()
     assert "mine" not in text
-    with_default = flat(tomllib.loads(re.sub("(?m)^#(?=[a-z_]+ = [^ ])", "", text)))
-    assert {*with_default, *without_default(text)} == every_key()
+    assert set(flat(tomllib.loads(LINE.sub(lambda found: found[0][1:], text)))) == every_key()
     assert "# How many seconds a post waits for its picture" in text
     assert tomllib.loads(text) == {"kafka": {}, "redis": {}, "images": {}, "batch": {}, "checkpoints": {}, "server": {}}
-
-
-def without_default(text: str) -> list[str]:
-    found: list[str] = []
-    table = ""
-    for line in text.splitlines():
-        if head := re.fullmatch(r"\[(\w+)\]", line):
-            table = head[1]
-        elif key := re.fullmatch("#([a-z_]+) =  # no default", line):
-            found.append(f"{table}.{key[1]}")
-    return found
 
 
 def test_the_file_loads_commented_and_uncommented(tmp_path: Path) -> None:
@@ -138,10 +157,42 @@ def test_the_file_loads_commented_and_uncommented(tmp_path: Path) -> None:
     path = tmp_path / "nametag.toml"
     assert main(["init", str(path)]) == 0
     assert load_settings(path) == load_settings()
-    path.write_text(re.sub("(?m)^#(?=[a-z_]+ = [^ ])", "", path.read_text()))
+    path.write_text(LINE.sub(lambda found: found[0] if found["example"] else found[0][1:], path.read_text()))
     settings, origins = load_with_origins(path)
     assert settings == load_settings()
     assert len([where for where in origins.values() if where == str(path)]) > 40
+
+
+def test_each_line_is_a_setting_when_it_is_uncommented(tmp_path: Path) -> None:
+    """Each alone: TOML, and taken, but for two examples that are refused with what they must be.
+
+    A picture folder that isn't here, and a token that everybody would know.
+    """
+    text, path = template(), tmp_path / "nametag.toml"
+    refused = {}
+    lines = list(LINE.finditer(text))
+    for line in lines:
+        path.write_text(text[: line.start()] + text[line.start() + 1 :])
+        ((setting, value),) = flat(
+            {name: inner for name, inner in tomllib.loads(path.read_text()).items() if inner != {}}
+        ).items()
+        assert setting.endswith(line["key"])
+        try:
+            assert load_with_origins(path)[1][tuple(setting.split("."))] == str(path), value
+        except SettingsError as error:
+            refused[setting] = str(error)
+    assert len(lines) == len(every_key())
+    assert set(refused) == {"images.directory", "server.token"}
+    assert "must be a directory that is there" in refused["images.directory"]
+    assert "must be 16 or more" in refused["server.token"]
+
+
+def test_what_excludes_each_other_says_so() -> None:
+    """Who takes both lines in is refused, and could know it from the file."""
+    text = template()
+    for key, other in (("watch", "watch_key"), ("watch_key", "watch"), ("cluster", "sentinels")):
+        (comment,) = re.findall(rf"(?m)((?:^# .*\n)+)#{key} = ", text)
+        assert f"{other}." in comment
 
 
 def test_the_file_is_not_overwritten_unasked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
