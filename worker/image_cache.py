@@ -80,7 +80,8 @@ class ImageCache:
     """Pictures by URL and features by pixels, of one tower, in a cache of bytes.
 
     Writes go on beside the posts, which don't wait for them; a look-up's reads share one deadline. A failure is
-    believed under the limits of `limits_digest` alone: who allows more wants to know again.
+    believed under the limits of `limits_digest` alone: who allows more wants to know again. `marks` keeps which posts
+    are deleted; None for the same cache.
     """
 
     def __init__(
@@ -89,15 +90,17 @@ class ImageCache:
         tower_digest: str,
         feature_shape: tuple[int, int],
         *,
+        marks: Cache | None = None,
         limits_digest: str = "",
         read_seconds: float = 0.25,
     ) -> None:
         self._cache = cache
+        self._marks = marks
         self._tower_digest = tower_digest
         self._shape = feature_shape
         self._limits_digest = limits_digest
         self._read_seconds = read_seconds
-        self._uses = PictureUses(cache)
+        self._uses = PictureUses(cache, marks)
         self._writes = _Writes()
         self._towers = {tower_digest}
 
@@ -112,6 +115,7 @@ class ImageCache:
             self._cache,
             tower_digest,
             feature_shape,
+            marks=self._marks,
             limits_digest=self._limits_digest,
             read_seconds=self._read_seconds,
         )

@@ -1,6 +1,6 @@
 """How pictures are had, as the settings say: for the worker, and for a command with one picture."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
@@ -30,15 +30,16 @@ def make_fetcher(images: ImagesTable, metrics: Metrics) -> ImageFetcher:
 
 @asynccontextmanager
 async def image_source(
-    settings: Settings, fetcher: ImageFetcher, cache: Cache, tagger: Tagger
+    settings: Settings, fetcher: ImageFetcher, cache: Cache, marks: Cache, tagger: Tagger
 ) -> AsyncIterator[ImageSource]:
-    """Pictures for `tagger`; what is under way at the end is given up."""
+    """Pictures for `tagger`; what is under way at the end is given up. `marks` keeps which posts are deleted."""
     images = settings.images
     limits = DecodeLimits()
     kept = ImageCache(
         cache,
         tagger.tower_digest,
         tagger.feature_shape,
+        marks=marks,
         limits_digest=f"{images.max_image_bytes}-{limits.max_pixels}",
         read_seconds=settings.redis.timeout_seconds,
     )
@@ -76,11 +77,27 @@ def make_cache(settings: Settings, metrics: Metrics) -> Cache:
     with _url_told(redis):
         return RedisCache(
             redis.url.get_secret_value(),
-            CacheLimits(timeout_seconds=redis.timeout_seconds, max_value_bytes=redis.max_value_bytes),
+            _cache_limits(redis),
             is_cluster=redis.cluster,
             sentinels=redis.sentinels,
-            on_event=lambda event: metrics.cache_events.labels(event).inc(),
+            on_event=_count(metrics),
         )
+
+
+def make_marks(redis: RedisTable, cache: Cache, metrics: Metrics) -> Cache:
+    """What keeps the marks of deletes: a Redis of their own where one is set, else `cache`. Raises `SettingsError`."""
+    if redis.deletes_url is None:
+        return cache
+    with _url_told(redis, "redis.deletes_url"):
+        return RedisCache(redis.deletes_url.get_secret_value(), _cache_limits(redis), on_event=_count(metrics))
+
+
+def _cache_limits(redis: RedisTable) -> CacheLimits:
+    return CacheLimits(timeout_seconds=redis.timeout_seconds, max_value_bytes=redis.max_value_bytes)
+
+
+def _count(metrics: Metrics) -> Callable[[str], None]:
+    return lambda event: metrics.cache_events.labels(event).inc()
 
 
 def redis_client_of(redis: RedisTable) -> "Redis | RedisCluster | None":
@@ -98,23 +115,23 @@ def redis_client_of(redis: RedisTable) -> "Redis | RedisCluster | None":
 
 
 @contextmanager
-def _url_told(redis: RedisTable) -> Iterator[None]:
+def _url_told(redis: RedisTable, setting: str = "redis.url") -> Iterator[None]:
     try:
         yield
     except WrongUrl as error:
-        raise SettingsError(f"the settings are wrong: redis.url {error}") from None
+        raise SettingsError(f"the settings are wrong: {setting} {error}") from None
     except (ValueError, TypeError):
         # Without the cause, which quotes the URL and the password in it.
-        raise SettingsError(_wrong_url(redis)) from None
+        raise SettingsError(_wrong_url(redis, setting)) from None
 
 
-def _wrong_url(redis: RedisTable) -> str:
-    if redis.sentinels:
+def _wrong_url(redis: RedisTable, setting: str) -> str:
+    if redis.sentinels and setting == "redis.url":
         return (
             "redis.url or redis.sentinels is wrong: with sentinels, such as host1:26379,host2:26379, the URL's host "
             "is the name of the service that they watch, as in redis://user:password@mymaster/0"
         )
     return (
-        "redis.url is no URL of a Redis, such as redis://user:password@host:6379/0 (rediss:// for TLS); "
+        f"{setting} is no URL of a Redis, such as redis://user:password@host:6379/0 (rediss:// for TLS); "
         "in a password, write / ? # @ and : as %2F %3F %23 %40 and %3A"
     )

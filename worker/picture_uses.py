@@ -3,7 +3,8 @@
     post ──▶ URL ──▶ pixels        nametag:post:…, nametag:shown:…
     post ◀── URL ◀── pixels        nametag:posts-of:…, nametag:urls-of:… (sets)
 
-All names are digests. They are kept for longer than what they lead to.
+All names are digests. They are kept for longer than what they lead to. The marks of deleted posts (nametag:deleted:…)
+lead to nothing, and may be kept elsewhere, where no picture can crowd them out.
 """
 
 import hashlib
@@ -16,10 +17,14 @@ USES_SECONDS = 9 * 86_400.0
 
 
 class PictureUses:
-    """The uses of pictures, in a cache. Where that is in trouble a use may not be noted, which costs its delete."""
+    """The uses of pictures, in a cache. Where that is in trouble a use may not be noted, which costs its delete.
 
-    def __init__(self, cache: Cache) -> None:
+    `marks` keeps which posts are deleted; None for the same cache.
+    """
+
+    def __init__(self, cache: Cache, marks: Cache | None = None) -> None:
         self._cache = cache
+        self._marks = cache if marks is None else marks
 
     async def note_post(self, post_id: str, url_digest: str) -> None:
         """That this post shows what is at this URL."""
@@ -59,11 +64,11 @@ class PictureUses:
 
     async def mark_deleted(self, post_id: str) -> None:
         """Remember that the post is deleted, for one that comes late. Raises `CacheUnsure`."""
-        await self._cache.keep(_deleted_key(post_id), b"1", USES_SECONDS)
+        await self._marks.keep(_deleted_key(post_id), b"1", USES_SECONDS)
 
     async def is_deleted(self, post_id: str) -> bool:
         """Whether it was marked as deleted. Raises `CacheUnsure`."""
-        return await self._cache.recall(_deleted_key(post_id)) is not None
+        return await self._marks.recall(_deleted_key(post_id)) is not None
 
 
 def _post_key(post_id: str) -> str:

@@ -18,7 +18,7 @@ from worker.batches import Batcher
 from worker.checkpoint_settings import load_tagger, make_checkpoints
 from worker.desk import DeskConfig
 from worker.errors import SettingsError
-from worker.image_settings import image_source, make_cache, make_fetcher
+from worker.image_settings import image_source, make_cache, make_fetcher, make_marks
 from worker.kafka_settings import connection_of, transactional_id
 from worker.kafka_sink import KafkaSink, KafkaSinkConfig
 from worker.live import LiveHub
@@ -102,11 +102,12 @@ async def _run(
     if isinstance(files, Files):
         files.check()
     cache, fetcher = make_cache(settings, metrics), make_fetcher(settings.images, metrics)
+    marks = make_marks(settings.redis, cache, metrics)
     try:
         tagger = await unless_stopped(stop, _first_tagger(settings))
         batcher = Batcher(metrics)
         async with AsyncExitStack() as stack:
-            images = await stack.enter_async_context(image_source(settings, fetcher, cache, tagger))
+            images = await stack.enter_async_context(image_source(settings, fetcher, cache, marks, tagger))
             tracing = Tracing.by_otlp() if settings.trace else NO_SPANS
             # Beside asyncio, for it waits for whoever takes the spans.
             stack.push_async_callback(asyncio.to_thread, tracing.close)
@@ -133,7 +134,8 @@ async def _run(
                 on_listening(address)
                 await pipeline.run(stop)
     finally:
-        await cache.close()
+        for each in {cache, marks}:
+            await each.close()
 
 
 async def _first_tagger(settings: Settings) -> Tagger:

@@ -16,10 +16,7 @@ BETWEEN = "__"
 
 
 class Table(BaseModel):
-    """A table of the TOML file: an unknown key is an error, since it is a typing mistake.
-
-    A setting without a default has an example, which is shown in its place; one that nobody should keep is refused.
-    """
+    """A table of the TOML file. An unknown key is an error, a typing mistake; who has no default has an example."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -57,20 +54,14 @@ class KafkaTable(Table):
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
         "PLAINTEXT", description="Whether the brokers are spoken to over TLS (SSL), with a login (SASL), or both."
     )
-    sasl_mechanism: str | None = Field(
-        None, examples=["SCRAM-SHA-512"], description="How to log in, such as PLAIN or SCRAM-SHA-512."
-    )
+    sasl_mechanism: str | None = Field(None, examples=["SCRAM-SHA-512"], description="How to log in, such as PLAIN.")
     sasl_username: str | None = Field(None, examples=["tagger"], description="The login's name.")
     sasl_password: SecretStr | None = Field(None, examples=[""], description="The login's password.")
     ssl_cafile: str | None = Field(
         None, examples=["ca.pem"], description="A PEM file of the authorities to trust; without: the system's."
     )
-    ssl_certfile: str | None = Field(
-        None, examples=["worker.pem"], description="A PEM file with the worker's own certificate."
-    )
-    ssl_keyfile: str | None = Field(
-        None, examples=["worker.key"], description="A PEM file with the key of that certificate."
-    )
+    ssl_certfile: str | None = Field(None, examples=["worker.pem"], description="A PEM file with our own certificate.")
+    ssl_keyfile: str | None = Field(None, examples=["worker.key"], description="A PEM file with that one's key.")
     session_timeout_seconds: float = Field(
         45.0, gt=0, description="After how many silent seconds the group gives a worker's partitions to others."
     )
@@ -87,12 +78,15 @@ class RedisTable(Table):
     url: SecretStr | None = Field(
         None, examples=["redis://localhost:6379/0"], description="Where Redis is: redis://, rediss:// or unix://."
     )
+    deletes_url: SecretStr | None = Field(
+        None,
+        examples=["redis://localhost:6380/0"],
+        description="Another Redis, one server that evicts nothing, for the marks of deletes; without: that of url.",
+    )
     timeout_seconds: float = Field(
         0.25, gt=0, description="How many seconds an answer may take, before a picture is fetched without the cache."
     )
-    cluster: bool = Field(
-        False, description="Whether the URL names one server of a Redis Cluster. Then without sentinels."
-    )
+    cluster: bool = Field(False, description="Whether url names a server of a Redis Cluster; then without sentinels.")
     sentinels: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Sentinels as host:port, a list or separated by commas; the URL's host is then their service."
     )

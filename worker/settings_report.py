@@ -17,7 +17,7 @@ from worker.settings_loading import SettingPath
 
 MASK = "***"
 
-SECRET_URLS = ("url", "proxy")
+SECRET_URLS = ("url", "deletes_url", "proxy")
 """The secrets of which all but the password may be seen."""
 WIDTH = 100
 

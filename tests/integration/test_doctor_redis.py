@@ -53,7 +53,7 @@ def test_logins_and_rights_of_redis_are_told() -> None:
         assert "~nametag:* +set +zadd +pexpire" in refused.fix
         allowed = redis(f"redis://full:hush@{address}")
         assert allowed["redis.rights"].state == "ok"
-        assert allowed["redis.memory"].state == allowed["redis.clock"].state == "skipped"
+        assert {allowed[f"redis.{name}"].state for name in ("memory", "deletes", "clock")} == {"skipped"}
 
 
 def test_what_keeps_redis_from_being_a_cache_is_told() -> None:
@@ -70,6 +70,62 @@ def test_what_keeps_redis_from_being_a_cache_is_told() -> None:
         assert "full" in redis(server.address)["redis.rights"].seen
     with redis_with("--maxmemory", "50mb", "--maxmemory-policy", "allkeys-lru") as server:
         assert redis(server.address)["redis.memory"].state == "ok"
+
+
+def test_a_redis_that_drops_marks_of_deletes_is_told() -> None:
+    """Whatever it evicts by, once there is a limit; what to do is to give them one of their own."""
+    with redis_with() as server, Redis(port=server.port) as admin:
+        for most, policy, state in (
+            ("50mb", "allkeys-lru", "warn"),
+            ("50mb", "allkeys-lfu", "warn"),
+            ("50mb", "volatile-ttl", "warn"),
+            ("50mb", "noeviction", "ok"),
+            ("0", "allkeys-lru", "ok"),
+        ):
+            admin.config_set("maxmemory", most)
+            admin.config_set("maxmemory-policy", policy)
+            check = redis(server.address)["redis.deletes"]
+            assert (check.state, policy in check.seen) == (state, True)
+            assert check.fix == (
+                "set redis.deletes_url to a Redis whose maxmemory-policy is noeviction" if state == "warn" else ""
+            )
+
+
+def test_the_marks_own_redis_is_looked_at(redis_url: str) -> None:
+    """As that of the pictures is; of it less is asked, but that it keeps what it has."""
+    marks = ("on", ">hush", "~nametag:*", "+get", "+set", "+info", "+client", "+hello", "+ping", "+select")
+    with redis_with("--user", "marks", *marks) as server, Redis(port=server.port) as admin:
+        address = f"marks:hush@127.0.0.1:{server.port}/0"
+        well = redis(redis_url, deletes_url=f"redis://{address}")
+        assert {check.state for check in well.values()} <= {"ok", "skipped"}
+        assert {
+            "redis.clock",
+            "deletes.dns",
+            "deletes.tcp",
+            "deletes.login",
+            "deletes.rights",
+            "deletes.memory",
+        } <= set(well)
+        assert "redis.deletes" not in well
+        assert "hush" not in str(well)
+        admin.config_set("maxmemory", "50mb")
+        assert redis(redis_url, deletes_url=f"redis://{address}")["deletes.memory"].state == "ok"
+        admin.config_set("maxmemory-policy", "volatile-lru")
+        # Also beside pictures in memory.
+        alone = {check.name: check for check in check_redis(RedisTable(deletes_url=f"redis://{address}"), seconds=20)}  # type: ignore[arg-type] # pydantic makes it a secret
+        assert alone["redis"].state == "skipped"
+        assert (alone["deletes.memory"].state, alone["deletes.memory"].fix) == (
+            "warn", "set its maxmemory-policy to noeviction",
+        )  # fmt: skip
+        admin.execute_command("ACL", "SETUSER", "marks", "-set")
+        refused = redis(redis_url, deletes_url=f"redis://{address}")["deletes.rights"]
+        assert (refused.state, refused.fix) == ("fail", "ACL SETUSER the user ~nametag:* +set")
+        wrong = redis(redis_url, deletes_url=f"redis://marks:wrong@127.0.0.1:{server.port}/0")
+        assert wrong["deletes.login"].fix == "correct user and password in redis.deletes_url"
+        assert wrong["deletes.memory"].state == "skipped"
+    closed = redis(redis_url, deletes_url=f"redis://{address}")
+    assert closed["deletes.tcp"].fix.endswith("correct the port in redis.deletes_url")
+    assert redis(redis_url, deletes_url="ftp://x")["redis.deletes_url"].state == "fail"
 
 
 def test_what_a_watched_key_names_is_told(tmp_path: Path, redis_url: str) -> None:

@@ -96,12 +96,14 @@ def test_no_secret_is_shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     """Passwords stay out of sight, in URLs as well; who logs in, and where, is shown."""
     monkeypatch.setenv("NAMETAG_KAFKA__SASL_PASSWORD", "hush1")
     monkeypatch.setenv("NAMETAG_REDIS__URL", "rediss://user:hush2@cache:6380/1?ssl_ca_certs=ca.pem&ssl_password=hush3")
+    monkeypatch.setenv("NAMETAG_REDIS__DELETES_URL", "redis://:hush6@marks/0")
     monkeypatch.setenv("NAMETAG_IMAGES__PROXY", "http://me:hush4@proxy:3128")
     monkeypatch.setenv("NAMETAG_IMAGES__CONTACT", "https://me:hush5@example.org")
     assert main(["config"]) == 0
     told = capsys.readouterr().out
     assert "hush" not in told
     assert f'url = "rediss://user:{MASK}@cache:6380/1?ssl_ca_certs=ca.pem&ssl_password={MASK}"' in told
+    assert f'deletes_url = "redis://:{MASK}@marks/0"' in told
     assert f'proxy = "http://me:{MASK}@proxy:3128"' in told
 
 
