@@ -23,7 +23,7 @@ def check_server(
 ) -> list[Check]:
     """The checks of `[server]`, within `seconds`. The port is listened on for a moment."""
     checklist = Checklist(seconds, on_check)
-    late = "correct server.host"
+    late = "set server.host and server.port to others"
     port = checklist.do("server.port", lambda: _port(server), late=late)
     checklist.do("server.token", lambda: _token(server), needs=(port,), late=late)
     return checklist.checks
