@@ -99,7 +99,8 @@ class BatchRunner:
         """Tag `posts`. Raises `TaggerBroken` where the model fails on any post."""
         start = time.perf_counter()
         try:
-            return self._run(posts)
+            with self._metrics.stage("tag"):
+                return self._run(posts)
         finally:
             self._metrics.device_busy.inc(time.perf_counter() - start)
 

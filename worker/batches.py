@@ -1,7 +1,8 @@
 """Batches for the device: work-conserving, and of posts of like length.
 
 The device never waits while a post is ready: a batch is whatever stands in the queue when the
-device is free, up to the limits. Under load batches fill by themselves.
+device is free, up to the limits. Under load batches fill by themselves, and a full one is given to the device
+while the one before it is under way: it would wait for asyncio otherwise.
 """
 
 import asyncio
@@ -36,6 +37,7 @@ class Batcher:
         self._metrics = metrics
         self._queue: list[_Job] = []
         self._ready = asyncio.Event()
+        self._full = asyncio.Event()
         self._device = OwnThread("device")
 
     async def tag(self, prepared: Prepared, runner: BatchRunner) -> Tagged:
@@ -46,24 +48,46 @@ class Batcher:
         done: asyncio.Future[Tagged] = asyncio.get_running_loop().create_future()
         self._queue.append(_Job(prepared, runner, done))
         self._ready.set()
+        if len(self._queue) >= runner.limits.max_posts:
+            self._full.set()
         return await done
 
     async def run(self) -> None:
         """Run batches until cancelled."""
-        while True:
-            await self._ready.wait()
-            batch = self._take()
-            posts = [job.prepared for job in batch]
-            self._count(posts)
-            with self._metrics.stage("tag"):
-                results = await self._run(batch[0].runner, posts) if batch else []
-            for job, result in zip(batch, results, strict=True):
-                if job.done.done():  # cancelled meanwhile
-                    continue
-                if isinstance(result, Tagged):
-                    job.done.set_result(result)
-                else:
-                    job.done.set_exception(result)
+        given: set[asyncio.Task[None]] = set()
+        try:
+            while True:
+                await self._ready.wait()
+                given.add(asyncio.create_task(self._run(self._take())))
+                await self._until_next(given)
+        finally:
+            for task in given:
+                task.cancel()
+
+    async def _until_next(self, given: set[asyncio.Task[None]]) -> None:
+        """Wait until the device is free, or has one batch and another is full. Takes what is done out of `given`."""
+        filling = asyncio.create_task(self._full.wait())
+        try:
+            while len(given) > 1 or (given and not self._full.is_set()):
+                waited = given if len(given) > 1 else {*given, filling}
+                done, _ = await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+                for task in given & done:
+                    given.discard(task)
+                    task.result()
+        finally:
+            filling.cancel()
+
+    async def _run(self, batch: list[_Job]) -> None:
+        posts = [job.prepared for job in batch]
+        self._count(posts)
+        results = await self._results(batch[0].runner, posts) if batch else []
+        for job, result in zip(batch, results, strict=True):
+            if job.done.done():  # cancelled meanwhile
+                continue
+            if isinstance(result, Tagged):
+                job.done.set_result(result)
+            else:
+                job.done.set_exception(result)
 
     async def between_batches(self, act: Callable[[], T]) -> T:
         """What `act` gives or raises, on the device's thread."""
@@ -78,7 +102,7 @@ class Batcher:
         """Let the device's thread end after its batch."""
         self._device.end()
 
-    async def _run(self, runner: BatchRunner, posts: list[Prepared]) -> Sequence[Tagged | WorkerError]:
+    async def _results(self, runner: BatchRunner, posts: list[Prepared]) -> Sequence[Tagged | WorkerError]:
         try:
             return await self._device.call(partial(runner.run, posts))
         except TaggerBroken as error:
@@ -105,6 +129,8 @@ class Batcher:
         self._queue = [job for job in self._queue if id(job) not in taken]
         if not self._queue:
             self._ready.clear()
+        if not self._queue or len(self._queue) < self._queue[0].runner.limits.max_posts:
+            self._full.clear()
         return batch
 
 

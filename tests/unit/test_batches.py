@@ -1,6 +1,7 @@
 """Batches: full under load, of like length, and a bad post doesn't take the others along."""
 
 import asyncio
+import threading
 from collections.abc import Sequence
 
 import numpy as np
@@ -125,6 +126,38 @@ def test_batches_fill_under_load_and_keep_the_limits() -> None:
     assert sum(tagger.batches) == 64
     assert max(tagger.batches) <= 8
     assert len(tagger.batches) <= 12
+
+
+def test_a_full_batch_waits_at_the_device_and_no_other() -> None:
+    """While a batch is under way one that is full goes after it; a third stays, and so do a few posts, to fill."""
+
+    class Held(BrittleTagger):
+        """A tagger whose batches end when they are let."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.let = threading.Semaphore(0)
+
+        def tag(self, inputs: Sequence[TaggingInput]) -> list[Tagging]:
+            assert self.let.acquire(timeout=30)
+            return super().tag(inputs)
+
+    async def feed(*arrivals: int) -> tuple[list[int], list[int]]:
+        tagger = Held()
+        batcher = Batcher(metrics := Metrics())
+        runner = BatchRunner(tagger, BatchLimits(max_posts=4), metrics)
+        running, posts, waiting = asyncio.create_task(batcher.run()), [], []
+        for num_posts in arrivals:
+            posts += [asyncio.create_task(batcher.tag(prepared("a"), runner)) for _ in range(num_posts)]
+            await asyncio.sleep(0.05)
+            waiting.append(batcher.num_waiting)
+        for _ in posts:
+            tagger.let.release()
+        await asyncio.gather(*posts)
+        running.cancel()
+        return waiting, tagger.batches
+
+    assert asyncio.run(feed(1, 3, 1, 7)) == ([0, 3, 0, 7], [1, 4, 4, 3])
 
 
 def test_one_long_post_goes_alone() -> None:
