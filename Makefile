@@ -6,11 +6,16 @@ RUNS ?= 20
 SEED ?= 0
 POSTS ?= 1000
 
+ROWS ?=
+ROUNDS ?= 3
+BENCH ?= $(CURDIR)/build/bench
+
 ASYNCAPI_PARSER := @asyncapi/parser@3.6.6
 
 CONTAINERS ?= $(CURDIR)/build/containers
 
-.PHONY: demo test check faults containers env services format schemas release-schemas constraints rules picture clean
+.PHONY: demo test check faults bench hot-path containers env services format schemas release-schemas \
+  constraints rules picture clean
 
 demo: env  ## tag the example posts and watch
 	$(BIN)/nametag demo
@@ -27,6 +32,12 @@ check: env  ## format, lint, types, import rule and unit tests
 
 faults: env services  ## kill, stop and cut off what the workers lean on; RUNS, SEED and POSTS say how much
 	PYTHONPATH=. OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults --runs $(RUNS) --seed $(SEED) --posts $(POSTS)
+
+bench: env services  ## how fast it is, in 15 minutes; ROWS says what is measured, ROUNDS how often, BENCH where the table goes
+	PYTHONPATH=. $(BIN)/python -m tests.benchmarks $(ROWS) --rounds $(ROUNDS) --out $(BENCH)
+
+hot-path: env  ## keep the counts of the hot path as they are now, which its test compares with
+	PYTHONPATH=. $(BIN)/python -m tests.benchmarks.hot_path
 
 containers: env  ## build the images and try the compose file on an engine of Debian's; as root; CONTAINERS is its folder
 	@$(call need,dockerd,docker.io iptables,install Debian's docker.io)

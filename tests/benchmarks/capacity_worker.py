@@ -9,10 +9,11 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from PIL import Image
@@ -25,6 +26,10 @@ PICTURE_SHARE = 0.31
 """Of the posts of the real minute in ../shared/data/archive: 891 of 2,830 show a picture."""
 NUM_NEW = 150
 """Pictures that the worker has never seen; each costs a decoding and a look of the tower."""
+MAX_NEW = 4 * 256
+"""Colours of `Posts.new_pictures`."""
+LOOK_SECONDS = 90.0
+"""For how long a worker may be starting."""
 _TICK = os.sysconf("SC_CLK_TCK")
 _LATENCY = "nametag_post_latency_seconds"
 
@@ -38,10 +43,12 @@ class Posts:
     captions: Sequence[str]
     photos: Sequence[bytes]
 
-    def new_pictures(self) -> list[bytes]:
-        """Photos with a corner of another colour, so that none has the pixels of another."""
+    def new_pictures(self, count: int = NUM_NEW) -> list[bytes]:
+        """Photos with a corner of another colour, so that none has the pixels of another; at most MAX_NEW."""
+        if count > MAX_NEW:
+            raise ValueError(f"{count} new pictures are asked for; there are {MAX_NEW}: raise it, and the colours")
         made = []
-        for number in range(NUM_NEW):
+        for number in range(count):
             with Image.open(io.BytesIO(self.photos[number % len(self.photos)])) as photo:
                 image = photo.convert("RGB")
             image.paste((number % 256, number // 256 * 60, 90), (0, 0, image.width // 4, image.height // 4))
@@ -51,61 +58,94 @@ class Posts:
         return made
 
 
+class Sent(NamedTuple):
+    """A post that was sent: its picture's number, and when it was handed to the producer, in monotonic time."""
+
+    id: str
+    text: str
+    picture: int | None
+    at: float
+
+
 @dataclass(slots=True)
 class Load:
-    """Sends posts round the partitions; a post with a picture has the URL of `picture`."""
+    """Sends posts round the partitions; `picture_share` of them may have a picture, which `origin` serves."""
 
     run: KafkaRun
     producer: KafkaProducer
     posts: Posts
     origin: str
+    picture_share: float = PICTURE_SHARE
     num_sent: int = 0
     num_bytes: int = 0
 
-    def send(self, pictures: Iterator[int] | None) -> None:
-        """One post; of those with pictures every PICTURE_SHARE-th has the next of `pictures`."""
+    def send(self, pictures: Iterator[int] | None) -> Sent:
+        """One post; of those that may have a picture each has the next of `pictures`, while there are any."""
         number = self.num_sent
         post = {"id": str(10**18 + number), "text": self.posts.captions[number * 7919 % len(self.posts.captions)]}
-        shows = int((number + 1) * PICTURE_SHARE) > int(number * PICTURE_SHARE)
-        if pictures is not None and shows and (picture := next(pictures, None)) is not None:
+        shows = int((number + 1) * self.picture_share) > int(number * self.picture_share)
+        picture = next(pictures, None) if pictures is not None and shows else None
+        if picture is not None:
             post["image_url"] = f"{self.origin}/media/{picture}.jpg"
         value = json.dumps(post).encode()
+        sent = Sent(post["id"], post["text"], picture, time.monotonic())
         self.producer.send(self.run.topics["posts"], value, partition=number % PARTITIONS)
         self.num_sent += 1
         self.num_bytes += len(value)
+        return sent
 
-    def send_paced(self, pictures: Iterator[int], rate: float, seconds: float) -> None:
+    def send_paced(self, pictures: Iterator[int], rate: float, seconds: float) -> list[Sent]:
         """`rate` posts a second, every 10 ms those that are due."""
-        start, begun = time.monotonic(), self.num_sent
+        start = time.monotonic()
+        sent: list[Sent] = []
         while (passed := time.monotonic() - start) < seconds:
-            while self.num_sent - begun < rate * passed:
-                self.send(pictures)
+            while len(sent) < rate * passed:
+                sent.append(self.send(pictures))
             time.sleep(0.01)
+        return sent
 
 
 class Worker:
-    """A worker process, looked at through its metrics and /proc."""
+    """A worker process, looked at through its metrics and /proc; on one core alone where `core` says which."""
 
-    def __init__(self, run: KafkaRun, redis: str, origin: str) -> None:
+    def __init__(
+        self,
+        run: KafkaRun,
+        redis: str,
+        origin: str,
+        *,
+        more_settings: Mapping[str, str] | None = None,
+        core: int | None = None,
+    ) -> None:
         settings = run.settings | {"NAMETAG_REDIS__URL": redis, "NAMETAG_IMAGES__ALLOW_ORIGINS": origin}
+        settings |= more_settings or {}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "worker.cli", "worker"],
             env=os.environ | settings,
             stderr=subprocess.PIPE,
             text=True,
         )
+        if core is not None:  # before it has a thread or a process, which inherit it
+            os.sched_setaffinity(self._process.pid, {core})
         self._address = ""
         threading.Thread(target=self._read_log, daemon=True).start()
 
     def end(self) -> None:
         """Let it finish, for a minute at most."""
         self._process.terminate()
-        self._process.wait(timeout=60)
+        try:
+            self._process.wait(timeout=60)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            raise
 
     def look(self) -> Figures:
         """Its counters, with the time, its processor time and its memory, decoding processes included."""
         text = ""
+        give_up_at = time.monotonic() + LOOK_SECONDS
         while not text:
+            if time.monotonic() > give_up_at:
+                raise SystemExit(f"the worker tells no metrics for {LOOK_SECONDS:g} s; look at its log")
             if self._process.poll() is not None:
                 raise SystemExit(f"the worker ended with {self._process.returncode}")
             with suppress(OSError, ValueError):
@@ -140,17 +180,17 @@ def measure_worker(kafka: str, posts: Posts, *, seconds: float) -> Figures:
     """With captions alone and with known pictures, all at once; paced, for `seconds` each; and with new pictures."""
     new = posts.new_pictures()
     known = len(posts.photos)
-    with NativeRedis() as redis, kafka_run(kafka) as run, _image_host([*posts.photos, *new]) as host:
+    with NativeRedis() as redis, kafka_run(kafka) as run, closing(ImageHost([*posts.photos, *new])) as host:
         load = Load(run, KafkaProducer(bootstrap_servers=kafka, linger_ms=5), posts, host.origin)
         worker = Worker(run, redis.address, host.origin)
         try:
             _saturate(load, worker, None, 200)  # what only the first posts cost
             figures = _named("captions", _saturate(load, worker, None, 2500))
-            _saturate(load, worker, _cycle(known), 300)
-            figures |= _named("known", warm := _saturate(load, worker, _cycle(known), 2000))
-            figures |= _named("below", _pace(load, worker, _cycle(known), 0.6 * warm["posts_per_second"], seconds))
+            _saturate(load, worker, cycle(known), 300)
+            figures |= _named("known", warm := _saturate(load, worker, cycle(known), 2000))
+            figures |= _named("below", _pace(load, worker, cycle(known), 0.6 * warm["posts_per_second"], seconds))
             worker.wait_for(load.num_sent)
-            figures |= _named("above", _pace(load, worker, _cycle(known), 1.3 * warm["posts_per_second"], seconds))
+            figures |= _named("above", _pace(load, worker, cycle(known), 1.3 * warm["posts_per_second"], seconds))
             worker.wait_for(load.num_sent)
             figures |= _named("new", _saturate(load, worker, iter(range(known, known + NUM_NEW)), 480))
             worker.wait_for(load.num_sent)
@@ -218,18 +258,10 @@ def _named(load: str, figures: Figures) -> Figures:
     return {f"{load}_{name}": value for name, value in figures.items()}
 
 
-def _cycle(number: int) -> Iterator[int]:
+def cycle(number: int) -> Iterator[int]:
+    """The numbers below `number`, over and over."""
     while True:
         yield from range(number)
-
-
-@contextmanager
-def _image_host(pictures: list[bytes]) -> Iterator[ImageHost]:
-    host = ImageHost(pictures)
-    try:
-        yield host
-    finally:
-        host.close()
 
 
 def _children(pid: int) -> list[int]:

@@ -30,9 +30,14 @@ class Sample(NamedTuple):
 
 
 def main() -> None:
-    """Send the posts, run the worker until it has done them all, print what was seen."""
+    """Run it, and print what was seen."""
     num_posts = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
-    with kafka_run(os.environ["NAMETAG_TEST_KAFKA"]) as run:
+    _report(soak(os.environ["NAMETAG_TEST_KAFKA"], num_posts))
+
+
+def soak(bootstrap: str, num_posts: int) -> list[Sample]:
+    """Send the posts, run the worker until it has done them all: a sample after a hundredth, and at each twentieth."""
+    with kafka_run(bootstrap) as run:
         run.send(num_posts)
         worker = subprocess.Popen(
             [sys.executable, "-m", "worker.cli", "worker"],
@@ -42,11 +47,10 @@ def main() -> None:
         )
         told = _Log(worker)
         try:
-            samples = _watch(worker, told, num_posts)
+            return _watch(worker, told, num_posts)
         finally:
             worker.terminate()
             worker.wait(timeout=60)
-    _report(samples)
 
 
 class _Log:
@@ -64,7 +68,6 @@ class _Log:
 
 
 def _watch(worker: subprocess.Popen[str], told: _Log, num_posts: int) -> list[Sample]:
-    """A sample after the first hundredth, then one at each twentieth."""
     start = time.monotonic()
     marks = [num_posts // 100] + [num_posts * step // STEPS for step in range(1, STEPS + 1)]
     samples: list[Sample] = []

@@ -18,10 +18,14 @@ class _Server(ThreadingHTTPServer):
 
 
 class ImageHost:
-    """Serves `/anything/N.jpg` as the N-th of `pictures`; `mode` is normal, down, slow or cut."""
+    """Serves `/anything/N.jpg` as the N-th of `pictures`; `mode` is normal, down, slow or cut.
 
-    def __init__(self, pictures: list[bytes]) -> None:
+    Each answer begins after `delay` seconds, as that of a host far away.
+    """
+
+    def __init__(self, pictures: list[bytes], *, delay: float = 0.0) -> None:
         self._pictures = pictures
+        self._delay = delay
         self._lock = threading.Lock()
         self._server: _Server | None = None
         self._port = 0
@@ -73,6 +77,7 @@ class ImageHost:
             server.server_close()
 
     def _answer(self, request: BaseHTTPRequestHandler) -> None:
+        time.sleep(self._delay)
         data = self._pictures[int(request.path.rpartition("/")[2].partition(".")[0])]
         request.send_response(200)
         request.send_header("Content-Type", "image/jpeg")
