@@ -15,7 +15,7 @@ from model.inference import Tagger
 from tests.benchmarks.capacity import SHARED, describe_machine, read_captions
 from tests.benchmarks.capacity_worker import Posts
 from worker.checkpoint_settings import load_tagger
-from worker.settings import load_settings
+from worker.settings_loading import load_settings
 
 T = TypeVar("T")
 
