@@ -20,21 +20,22 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from kafka import KafkaConsumer
 
 from model.practice import write_practice_set
 from tests.containers.engine import Engine, TrialError
 from tests.containers.stand_ins import make_stand_ins
+from tests.containers.topics import read_events, send_delete
 
 REPOSITORY = Path(__file__).parents[2]
 COMPOSE = REPOSITORY / "docker-compose.yml"
 DOCKERFILE = REPOSITORY / "deploy" / "nametag.Dockerfile"
 TARGETS = {"cpu": "nametag-worker:cpu", "cuda": "nametag-worker:cuda", "trainer": "nametag-trainer"}
-LASTING = ("kafka", "redis", "worker", "live", "samples", "prometheus")
+LASTING = ("kafka", "redis", "redis-deletes", "worker", "live", "samples", "prometheus")
 USER = "10001"
 ENOUGH_EVENTS = 25
 # Not the usual ones, where somebody's worker or broker may be.
 PORTS = {"KAFKA_PORT": "29092", "WORKER_PORT": "29464", "PROMETHEUS_PORT": "29090"}
+KAFKA = f"127.0.0.1:{PORTS['KAFKA_PORT']}"
 WORKER = f"http://127.0.0.1:{PORTS['WORKER_PORT']}"
 PROMETHEUS = f"http://127.0.0.1:{PORTS['PROMETHEUS_PORT']}"
 
@@ -108,6 +109,7 @@ class _Trial:
             self._look_at_running()
             self._look_at_events()
             self._look_at_metrics()
+            self._look_at_deletes()
             self._train()
             self._scale()
             self._stop()
@@ -168,7 +170,7 @@ class _Trial:
 
     def _look_at_events(self) -> None:
         with step(f"{ENOUGH_EVENTS} sample posts become events, with their pictures"):
-            events = read_events(ENOUGH_EVENTS, 120)
+            events = read_events(KAFKA, ENOUGH_EVENTS, 120)
             used = sum(event["image"]["status"] == "used" for event in events)
             named = sum(bool(event["entities"]) for event in events)
         print(f"     of {len(events)} events {named} have names and {used} a picture that was used")
@@ -189,6 +191,19 @@ class _Trial:
             "stats", "--no-stream", "--format", "{{.Name}} {{.MemUsage}}", *map(self._container, LASTING)
         )
         print("     " + "\n     ".join(memory.splitlines()))
+
+    def _look_at_deletes(self) -> None:
+        with step("a delete's mark is in the Redis of its own, and still there when that one starts anew"):
+            send_delete(KAFKA, "1")
+            wait_for("the mark", lambda: self._num_marks("redis-deletes") == 1, 30)
+            expect(self._num_marks("redis"), 0)
+            self._compose("restart", "redis-deletes")
+            wait_for("health", lambda: self._health("redis-deletes") == "healthy", 60)
+            expect(self._num_marks("redis-deletes"), 1)
+
+    def _num_marks(self, service: str) -> int:
+        scan = ("redis-cli", "--scan", "--pattern", "nametag:deleted:*")
+        return len(self._engine.docker("exec", self._container(service), *scan).split())
 
     def _train(self) -> None:
         before = checkpoint()
@@ -258,28 +273,6 @@ def checkpoint() -> str:
     """The id of the one in use."""
     found = re.findall(r'nametag_checkpoint_info\{id="(\w+)".*\} 1\.0', ask(f"{WORKER}/metrics"))
     return ",".join(found)
-
-
-def read_events(number: int, seconds: float) -> list[dict[str, Any]]:
-    consumer = KafkaConsumer(
-        "entities",
-        bootstrap_servers=f"127.0.0.1:{PORTS['KAFKA_PORT']}",
-        auto_offset_reset="earliest",
-        isolation_level="read_committed",
-        enable_auto_commit=False,
-        group_id=None,
-    )
-    events: list[dict[str, Any]] = []
-    deadline = time.monotonic() + seconds
-    try:
-        while len(events) < number:
-            if time.monotonic() > deadline:
-                raise TrialError(f"{len(events)} events in {seconds:.0f} s, not {number}")
-            for records in consumer.poll(timeout_ms=1000).values():
-                events += [json.loads(record.value) for record in records if record.value is not None]
-    finally:
-        consumer.close()
-    return events
 
 
 if __name__ == "__main__":

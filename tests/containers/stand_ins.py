@@ -54,7 +54,9 @@ exec java -Xmx128m -XX:TieredStopAtLevel=1 -XX:+UseSerialGC -cp '/opt/kafka/libs
 
 REDIS = f"""\
 FROM python:3.12-slim
-RUN groupadd --gid 999 redis && useradd --uid 999 --gid 999 redis && {APT} redis-server
+RUN groupadd --gid 999 redis && useradd --uid 999 --gid 999 redis && {APT} redis-server \\
+    && mkdir /data && chown redis:redis /data
+WORKDIR /data
 CMD ["redis-server"]
 """
 

@@ -47,6 +47,11 @@ def services() -> dict[str, Document]:
     return dict(compose()["services"])
 
 
+def option(command: list[str], name: str) -> str:
+    """The value of `--name` in a command."""
+    return command[command.index(f"--{name}") + 1]
+
+
 def merged(base: Any, patch: Any) -> Any:
     """A strategic merge, as far as our patches go: mappings by key, lists of named items by name, all else replaced."""
     if isinstance(base, dict) and isinstance(patch, dict):

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import shlex
 import socket
 from functools import partial
 from itertools import islice
@@ -12,7 +13,7 @@ import pytest
 
 from model import checkpoint
 from model.tower_file import tower_file
-from tests.unit.deploy_files import DEPLOY, REPOSITORY, compose, load, script, services
+from tests.unit.deploy_files import DEPLOY, REPOSITORY, compose, load, option, script, services
 from worker.settings import STARTER_CHECKPOINT, Settings
 
 
@@ -29,14 +30,15 @@ def test_the_checkpoint_that_is_switched_is_the_one_that_is_watched() -> None:
 def test_the_services_are_all_there_and_wait_for_one_another() -> None:
     """One command brings everything but the trainer; what is waited for to be healthy has a check of its health."""
     found = services()
-    assert set(found) >= {"kafka", "redis", "worker", "live", "samples", "prometheus", "grafana", "trainer"}
+    wanted = "kafka redis redis-deletes worker live samples prometheus grafana trainer"
+    assert set(found) >= set(wanted.split())
     for service in found.values():
-        for name, wanted in service.get("depends_on", {}).items():
-            if wanted["condition"] == "service_healthy":
+        for name, awaited in service.get("depends_on", {}).items():
+            if awaited["condition"] == "service_healthy":
                 assert found[name]["healthcheck"]["test"]
 
 
-@pytest.mark.parametrize("name", ["kafka", "redis", "samples", "prometheus", "grafana"])
+@pytest.mark.parametrize("name", ["kafka", "redis", "redis-deletes", "samples", "prometheus", "grafana"])
 def test_what_keeps_running_has_a_healthcheck(name: str) -> None:
     """The engine can tell which one is ill; the worker's check is in its image."""
     assert services()[name]["healthcheck"]["test"]
@@ -75,14 +77,26 @@ def test_the_topics_are_the_workers() -> None:
 
 
 def test_the_addresses_inside_compose_match() -> None:
-    """The broker's inner listener, Redis, the pictures and the worker are asked for where they are."""
+    """The broker's inner listener, both Redis, the pictures and the worker are asked for where they are."""
     found = services()
     variables = found["worker"]["environment"]
     inner = variables["NAMETAG_KAFKA__BOOTSTRAP_SERVERS"]
     assert f"INTERNAL://{inner}," in found["kafka"]["environment"]["KAFKA_ADVERTISED_LISTENERS"]
     assert inner in found["samples"]["command"]
     assert variables["NAMETAG_REDIS__URL"] == "redis://redis:6379/0"
+    assert variables["NAMETAG_REDIS__DELETES_URL"] == "redis://redis-deletes:6379/0"
     assert variables["NAMETAG_IMAGES__ALLOW_ORIGINS"] in found["samples"]["command"]
+
+
+def test_marks_of_deletes_outlive_a_full_redis_and_a_restart() -> None:
+    """Their Redis evicts nothing and writes to a volume, in the folder where its image begins; the cache evicts."""
+    found = services()
+    marks, cache = (shlex.split(found[name]["command"]) for name in ("redis-deletes", "redis"))
+    assert option(marks, "maxmemory-policy") == "noeviction"
+    assert option(cache, "maxmemory-policy") == "allkeys-lru"
+    assert option(marks, "appendonly") == "yes"
+    (volume,) = found["redis-deletes"]["volumes"]
+    assert volume.split(":")[1:] == ["/data"]
 
 
 def test_workers_can_be_several() -> None:
