@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -26,6 +27,7 @@ from tests.unit.deploy_files import (
     dockerfile,
     load,
     manifests,
+    option,
     pod,
     services,
     stages,
@@ -135,6 +137,8 @@ def test_scaling_tells_what_stands_in_the_manifests() -> None:
     assert stands["zones"] == f"`{spread['whenUnsatisfiable']}`"
     assert stands["updates, drains"] == f"{surge}; {found['PodDisruptionBudget']['spec']['maxUnavailable']}"
     assert stands["Redis (step 5)"] == f"{Settings().redis.max_value_bytes >> 20} MiB"
+    maxmemory = option(shlex.split(services()["redis-deletes"]["command"]), "maxmemory")
+    assert stands["marks of deletes"] == maxmemory.replace("mb", " MiB")
     (alert,) = (each for each in _alerts() if each["alert"] == "NametagFallsBehind")
     assert f"> {stands['the lag that alarms'].replace(',', '')}\n" in alert["expr"].replace(" and", "\n")
 
@@ -170,6 +174,27 @@ def test_the_network_policy_is_the_guards() -> None:
     assert {port["port"] for rule in spec["ingress"] for port in rule["ports"]} == {"metrics"}
     inside = {port["port"] for rule in spec["egress"] if rule is not pictures for port in rule["ports"]}
     assert inside == {53, 9092, 6379}
+
+
+def test_workers_may_go_where_settings_send_them() -> None:
+    """Brokers, cache and marks of deletes have their service's name as pods, and their addresses' ports are open."""
+    variables = cluster_variables("cpu")
+    allowed = {
+        (peer["podSelector"]["matchLabels"].get("app.kubernetes.io/name"), port["port"])
+        for rule in manifests("cpu")["NetworkPolicy"]["spec"]["egress"]
+        for peer in rule["to"]
+        if "podSelector" in peer
+        for port in rule["ports"]
+    }
+    named = [
+        f"kafka://{variables['NAMETAG_KAFKA__BOOTSTRAP_SERVERS']}",
+        variables["NAMETAG_REDIS__URL"],
+        variables["NAMETAG_REDIS__DELETES_URL"],
+    ]
+    assert len(set(named)) == 3
+    for address in map(urlsplit, named):
+        assert address.hostname is not None
+        assert (address.hostname.split(".")[0], address.port) in allowed
 
 
 def test_traces_may_leave_and_go_where_they_are_sent() -> None:
