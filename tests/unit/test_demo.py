@@ -18,3 +18,11 @@ def test_what_is_slow_is_imported_late(module: str, absent: tuple[str, ...]) -> 
     code = f"import sys, {module}; print([name for name in {absent!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_the_small_tower_needs_neither_timm_nor_torchvision() -> None:
+    """They take longer to import than the tower takes to load."""
+    code = "import sys; from model.tower import build_tower; build_tower('efficientnet_lite0'); "
+    code += "print([name for name in ('timm', 'torchvision') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

@@ -26,6 +26,18 @@ def test_lite0_has_its_package_s_weights(lite0: Tower) -> None:
     assert lite0.digest != build_tower("efficientnet_lite0", None).digest
 
 
+def test_lite0_is_timm_s_network_to_the_bit(lite0: Tower) -> None:
+    """The same names of the same weights, so that the digest is what it was, and the same maps."""
+    import timm  # several seconds
+
+    theirs = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0, global_pool="").eval()
+    theirs.load_state_dict(lite0.network.state_dict())
+    pictures = PIXELS.float() / 127.5 - 1
+    with torch.no_grad():
+        assert torch.equal(lite0.network(pictures), theirs(pictures))
+    assert lite0.digest == "5a5d6b09b7427840"
+
+
 def test_a_frozen_tower_stays_frozen(lite0: Tower) -> None:
     """train() neither moves BatchNorm's statistics nor makes a parameter learn."""
     before = lite0(PIXELS)
