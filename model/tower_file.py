@@ -44,7 +44,7 @@ def remove_other_towers(checkpoint: Path, digest: str, *, spared: Path) -> None:
 
 
 def tower_of(checkpoint: Checkpoint, path: Path, *, may_download: bool = True) -> Tower:
-    """The tower of the checkpoint in `path`, with the weights beside it where the tower learnt too.
+    """The tower of the checkpoint in `path`, folded, with the weights beside it where the tower learnt too.
 
     Raises `TowerMissing` where the weights that the checkpoint was trained with aren't here, aren't whole, or would
     have to be downloaded and may not be; `CheckpointError` where no tower has its name.
@@ -63,7 +63,7 @@ def tower_of(checkpoint: Checkpoint, path: Path, *, may_download: bool = True) -
             raise TowerMissing(str(error)) from error
         raise
     if tower.digest == checkpoint.tower_digest:
-        return tower
+        return tower.fold()
     if is_learnt:
         raise TowerMissing(f"{learnt.name} isn't the tower that it is named for; copy it again")
     raise TowerMissing(

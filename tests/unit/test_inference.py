@@ -97,7 +97,7 @@ def test_a_tower_that_learnt_is_served(tmp_path: Path, small_checkpoint: Callabl
     weights = write_tower(tower, path)
     save(small_checkpoint("attention", tower_digest=tower.digest), path)
     pixels = torch.randint(256, (1, 3, 224, 224), dtype=torch.uint8)
-    assert torch.equal(Tagger.load(path).look(pixels), tower(pixels))
+    assert torch.equal(Tagger.load(path).look(pixels), tower.fold()(pixels))
     whole = weights.read_bytes()
     weights.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(TowerMissing, match=rf"{weights.name} is cut short.*copy it again"):

@@ -38,6 +38,20 @@ def test_lite0_is_timm_s_network_to_the_bit(lite0: Tower) -> None:
     assert lite0.digest == "5a5d6b09b7427840"
 
 
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "resnet18", "resnet50"])
+def test_a_folded_tower_sees_the_same(name: str) -> None:
+    """Without any BatchNorm, under the same digest; it has no weights of its own to write any more."""
+    tower = build_tower(name, "default" if name == "efficientnet_lite0" else None)
+    before, digest = tower(PIXELS).float(), tower.digest
+    after = tower.fold()(PIXELS).float()
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in tower.modules())
+    assert tower.digest == digest
+    assert torch.allclose(after, before, rtol=2**-9, atol=1e-3 * float(before.abs().max()))
+    assert (after != before).float().mean() < 0.02
+    with pytest.raises(ValueError, match="build it again"):
+        tower.renew_digest()
+
+
 def test_a_frozen_tower_stays_frozen(lite0: Tower) -> None:
     """train() neither moves BatchNorm's statistics nor makes a parameter learn."""
     before = lite0(PIXELS)

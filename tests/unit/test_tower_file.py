@@ -21,8 +21,9 @@ def test_a_tower_that_learns(config: TrainConfig, with_tower: Callable[[TrainCon
     """The tower's weights move, its BatchNorm statistics don't, and it is written beside the checkpoint."""
     config = with_tower(config)
     train(config)
-    before, after = build_tower(config.tower), tower_of(load(Path(config.out))[0], Path(config.out))
-    assert load(Path(config.out))[0].tower_digest == after.digest != before.digest
+    checkpoint, out = load(Path(config.out))[0], Path(config.out)
+    before, after = build_tower(config.tower), build_tower(config.tower, tower_file(out, checkpoint.tower_digest))
+    assert tower_of(checkpoint, out).digest == checkpoint.tower_digest == after.digest != before.digest
     moved = {
         name
         for name, tensor in before.network.state_dict().items()
