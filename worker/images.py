@@ -24,6 +24,10 @@ log = logging.getLogger("nametag.images")
 MAX_FLIGHTS = 4096
 """Look-ups under way, those included whose posts have gone on without them."""
 
+MAX_READING = 64
+"""Look-ups that ask the cache at once. A burst's others wait before their time for it begins: with all of them at it,
+most would be late, and known pictures be fetched and looked at again just when there is most to do."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FoundFeatures:
@@ -79,12 +83,13 @@ class ImageSource:
         self._flights: dict[tuple[str, str], asyncio.Task[Found]] = {}
         """By tower and origin; those of all towers, for `for_tower`'s sources share them."""
         self._sweeps: set[asyncio.Task[None]] = set()
+        self._reading = asyncio.Semaphore(MAX_READING)
 
     def for_tower(self, tower_digest: str, feature_shape: tuple[int, int]) -> "ImageSource":
         """The same pictures as another tower sees them: one bound on look-ups, and deletes reach both."""
         cache = self._cache.for_tower(tower_digest, feature_shape)
         other = ImageSource(self._fetcher, self._decoder, cache, self._directory, self._config)
-        other._flights, other._sweeps = self._flights, self._sweeps
+        other._flights, other._sweeps, other._reading = self._flights, self._sweeps, self._reading
         return other
 
     @property
@@ -118,10 +123,9 @@ class ImageSource:
 
         `is_final`: remember that it is deleted. False where it isn't sure that all is gone; it lapses in nine days.
         """
+        # First: what comes late from here on is found to be.
+        is_marked = not is_final or await self._mark_deleted(post_id)
         try:
-            # First: what comes late from here on is found to be.
-            if is_final:
-                await self._cache.mark_deleted(post_id)
             digest = await self._cache.url_of(post_id)
             late = (
                 [flight for (_, name), flight in self._flights.items() if digest == url_digest(name)] if digest else []
@@ -134,7 +138,7 @@ class ImageSource:
             sweep = asyncio.create_task(self._sweep(late, digest))
             self._sweeps.add(sweep)
             sweep.add_done_callback(self._sweeps.discard)
-        return True
+        return is_marked
 
     async def is_deleted(self, post_id: str) -> bool:
         """Whether the post was forgotten for good, here or by another worker of the same cache, as far as that says."""
@@ -150,6 +154,14 @@ class ImageSource:
         if self._sweeps:
             await asyncio.wait(self._sweeps)
         await self._cache.settle()
+
+    async def _mark_deleted(self, post_id: str) -> bool:
+        try:
+            await self._cache.mark_deleted(post_id)
+        except CacheUnsure:
+            # Its picture can go all the same: the marks may have a Redis of their own, which is full or away.
+            return False
+        return True
 
     async def _sweep(self, flights: list[asyncio.Task[Found]], digest: str) -> None:
         await asyncio.wait(flights)
@@ -197,12 +209,13 @@ class ImageSource:
             raise NothingLearnt(ImageStatus.BAD_IMAGE, f"it can't be used: {type(error).__name__}") from error
 
     async def _look_at(self, origin: _Origin) -> Found:
-        reads = self._cache.reads()
-        seen = await reads.seen(origin.name)
-        if seen and seen.failure:
-            raise ImageError(seen.failure, "it failed a short while ago")
-        if seen and seen.digest and (features := await reads.features(seen.digest)) is not None:
-            return FoundFeatures(digest=seen.digest, features=features)
+        async with self._reading:
+            reads = self._cache.reads()
+            seen = await reads.seen(origin.name)
+            if seen and seen.failure:
+                raise ImageError(seen.failure, "it failed a short while ago")
+            if seen and seen.digest and (features := await reads.features(seen.digest)) is not None:
+                return FoundFeatures(digest=seen.digest, features=features)
         try:
             pixels = await self._pixels(origin, reads)
         except NothingLearnt:

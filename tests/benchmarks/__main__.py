@@ -9,6 +9,8 @@ that of the two medians beside it. Needs ../shared, Redis, and a Kafka: NAMETAG_
 
 import argparse
 import json
+import signal
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -42,6 +44,8 @@ def main() -> int:
         for each in ordered:
             print(f"{each.name:18} {each.what}{' (--long)' if each.is_long else ''}")
         return 0
+    # Workers and services of our own are ended also where we are asked to end, such as by `timeout`.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with ExitStack() as stack:
         return _run(rows, Bench(stack, wanted.rounds), wanted.out)
 

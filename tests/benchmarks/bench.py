@@ -51,10 +51,15 @@ class Bench:
         return load_tagger(load_settings())
 
     def keep(self, measure: Callable[["Bench"], T]) -> T:
-        """What `measure` gives, measured once for all rows that need it."""
+        """What `measure` gives or raises, measured once for all rows that need it."""
         if measure not in self._kept:
-            self._kept[measure] = measure(self)
-        found: T = self._kept[measure]
+            try:
+                self._kept[measure] = measure(self)
+            except Exception as error:  # not tried again for each of the rows: that would take minutes each time
+                self._kept[measure] = error
+        found: T | Exception = self._kept[measure]
+        if isinstance(found, Exception):
+            raise found
         return found
 
     def describe(self) -> dict[str, Any]:

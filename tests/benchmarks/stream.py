@@ -155,7 +155,8 @@ def _check_pictures(events: Sequence[Event]) -> None:
     bad = [event for event in events if event.image_status not in ("none", "used")]
     if len(bad) > len(events) // 100:
         raise RuntimeError(
-            f"{len(bad)} of {len(events)} posts lack their picture ({bad[0].image_status}); run it again"
+            f"{len(bad)} of {len(events)} posts lack their picture ({bad[0].image_status}); run it again "
+            "when the machine has less to do"
         )
 
 

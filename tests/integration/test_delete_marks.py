@@ -4,6 +4,7 @@ import asyncio
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from redis import Redis
@@ -11,8 +12,9 @@ from redis import Redis
 from tests.integration.test_redis_kinds import redis_with
 from worker.cache import CacheLimits, RedisCache
 from worker.errors import SettingsError
-from worker.image_cache import ImageCache
+from worker.image_cache import ImageCache, url_key
 from worker.image_settings import make_marks
+from worker.images import ImageSource
 from worker.memory_cache import MemoryCache
 from worker.metrics import Metrics
 from worker.service import Files, run_worker
@@ -82,6 +84,26 @@ def test_a_late_post_is_known_as_deleted_when_the_pictures_are_gone(is_apart: bo
             assert [key[:16] for key in client.scan_iter()] == [b"nametag:deleted:"] * is_apart
         late, other = ({"id": post_id, "text": "so happy about Phoenix !"} for post_id in ("1", "2"))
         assert worker.events(late, other) == (["2"] if is_apart else ["1", "2"])
+
+
+def test_a_picture_goes_though_there_is_no_room_for_its_posts_mark() -> None:
+    """The delete isn't done, and is told so; what is kept of the picture is gone all the same."""
+
+    async def forget(pictures: str, marks: str) -> tuple[bool, bytes | None]:
+        cache, apart = RedisCache(pictures, LIMITS), RedisCache(marks, LIMITS)
+        images = ImageCache(cache, "tower", (49, 8), marks=apart)
+        images.note_post("1", "http://host/1.jpg")
+        images.keep_digest("http://host/1.jpg", "0" * 64)
+        await images.settle()
+        nobody: Any = None
+        is_done = await ImageSource(nobody, nobody, images).forget("1", is_final=True)
+        left = await cache.get(url_key("seen", "http://host/1.jpg"))
+        await cache.close()
+        await apart.close()
+        return is_done, left
+
+    with redis_with() as pictures, redis_with("--maxmemory", "1", "--maxmemory-policy", "noeviction") as marks:
+        assert asyncio.run(forget(pictures.address, marks.address)) == (False, None)
 
 
 def test_without_redis_for_pictures_marks_may_have_one() -> None:

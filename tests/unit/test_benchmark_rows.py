@@ -55,3 +55,18 @@ def test_a_steady_rate_is_of_whole_batches() -> None:
     """Batches of 16 that end 1 s apart are 16 a second, however late those at both ends come."""
     ends = [0.0, 3.0, *map(float, range(4, 14)), 20.0]
     assert steady_rate([end + place / 1000 for end in ends for place in range(16)]) == pytest.approx(16.0)
+
+
+def test_what_several_rows_need_is_measured_once(bench: Bench) -> None:
+    """Also where it fails: each row tells of it, and none tries again."""
+    num_calls = 0
+
+    def fail(_bench: Bench) -> Measured:
+        nonlocal num_calls
+        num_calls += 1
+        raise RuntimeError("no broker")
+
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="no broker"):
+            bench.keep(fail)
+    assert num_calls == 1

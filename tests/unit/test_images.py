@@ -316,6 +316,37 @@ def test_too_many_pictures_under_way_are_late_at_once(monkeypatch: pytest.Monkey
     run(scenario)
 
 
+def test_a_burst_asks_the_cache_a_few_at_a_time_and_all_in_time() -> None:
+    """Of 500 known pictures none is fetched again, though all of them at once would overtax the cache."""
+
+    class Crowded(MemoryCache):
+        """A cache whose answers take the longer the more are waited for."""
+
+        num_asked = most_asked = 0
+
+        async def get(self, key: str, deadline: float | None = None) -> bytes | None:
+            self.num_asked += 1
+            self.most_asked = max(self.most_asked, self.num_asked)
+            await asyncio.sleep(0.0005 * self.num_asked)
+            self.num_asked -= 1
+            return await super().get(key, deadline)
+
+    async def scenario(world: World) -> None:
+        cache = Crowded(max_bytes=100_000_000)
+        world.cache = cache
+        source = world.source()
+        urls = [f"http://example.org/{number}.jpg" for number in range(500)]
+        for url in urls:
+            source._cache.keep_digest(url, hashlib.sha256(url.encode()).hexdigest())
+            source.remember(hashlib.sha256(url.encode()).hexdigest(), FEATURES)
+        await source._cache.settle()
+        found = await asyncio.gather(*(source.look_up(PostImage(url)) for url in urls))
+        assert all(isinstance(each, FoundFeatures) for each in found)
+        assert cache.most_asked == worker.images.MAX_READING
+
+    assert run(scenario).fetched == []
+
+
 def test_a_slow_cache_costs_a_look_up_its_time_once() -> None:
     """Reads share their time and writes are not waited for: three reads and two writes cost one deadline."""
 
