@@ -14,6 +14,9 @@ MAX_STATE_BYTES = 512
 """What has to be passed on at least; a longer one isn't."""
 
 # Version 00 is these four parts; a later version may have more behind them. Ids of zeros, and version ff, are none.
+_STATE = re.compile(rb"[ -~]+")
+"""An HTTP header may be made of it by whoever reads the event."""
+
 _PARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-[ -~]{0,400})?")
 
 
@@ -28,5 +31,5 @@ def trace_of(headers: Sequence[Header]) -> tuple[Header, ...]:
     if parents[0].startswith(b"00-") and len(parents[0]) > 55:
         return ()
     state = b",".join(value for name, value in headers if name == STATE)
-    is_kept = 0 < len(state) <= MAX_STATE_BYTES and state.isascii()
+    is_kept = len(state) <= MAX_STATE_BYTES and _STATE.fullmatch(state)
     return ((PARENT, parents[0]), (STATE, state)) if is_kept else ((PARENT, parents[0]),)

@@ -49,8 +49,8 @@ class Cache(Protocol):
     async def recall(self, key: str) -> bytes | None:
         """The value; None where there is none for sure."""
 
-    async def keep(self, key: str, value: bytes, ttl_seconds: float) -> None:
-        """Keep `value` for sure, for about `ttl_seconds`."""
+    async def keep(self, key: str, value: bytes, ttl_seconds: float) -> bytes | None:
+        """Keep `value` for sure, for about `ttl_seconds`; what was there before, as far as that can be told."""
 
     async def delete(self, keys: Sequence[str]) -> None:
         """Drop what is kept under `keys`."""
@@ -149,12 +149,23 @@ class RedisCache:
             raise CacheUnsure
         return framed[DIGEST_BYTES:]
 
-    async def keep(self, key: str, value: bytes, ttl_seconds: float) -> None:
-        """Keep `value`, in memory at least."""
-        await self._spare.set(key, value, ttl_seconds)
+    async def keep(self, key: str, value: bytes, ttl_seconds: float) -> bytes | None:
+        """Keep `value`, in memory at least; what was there before, here or in Redis."""
         milliseconds = self._milliseconds(ttl_seconds)
-        await self._insist(lambda: self._redis.set(key, _digest(key, value) + value, px=milliseconds))
+
+        def put() -> object:
+            pipeline = self._redis.pipeline(transaction=False)
+            pipeline.get(key)
+            pipeline.set(key, _digest(key, value) + value, px=milliseconds)
+            return pipeline.execute()
+
+        before = await self._spare.keep(key, value, ttl_seconds)
+        reply = await self._insist(put)
         await self._spare.delete([key])
+        if before is None and isinstance(reply, list) and isinstance(reply[0], bytes):
+            framed = reply[0]
+            before = framed[DIGEST_BYTES:] if framed[:DIGEST_BYTES] == _digest(key, framed[DIGEST_BYTES:]) else None
+        return before
 
     async def delete(self, keys: Sequence[str]) -> None:
         """Drop what is kept under `keys`, here and in Redis."""

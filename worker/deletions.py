@@ -7,6 +7,7 @@ from collections import OrderedDict
 from consumers.deletes import Delete, Tombstone
 from consumers.source import Message
 from consumers.wire import PositionReport
+from worker.cache import CacheUnsure
 from worker.images import ImageSource
 from worker.metrics import Metrics
 from worker.publish import Arrival
@@ -17,6 +18,9 @@ MAX_POSTS = 65_536
 
 PURGE_PAUSES = (0.3, 1.0)
 """Before the cache is told once more of a delete that it didn't confirm: it may have been busy for a moment."""
+
+OWED_SECONDS = 5.0
+"""Between tries of what was given up so."""
 
 
 class DeletedPosts:
@@ -50,6 +54,9 @@ class Deletions:
         self._images = images
         self._metrics = metrics
         self._posts = DeletedPosts()
+        self._owed: dict[str, bool] = {}
+        """Deletes that the cache didn't confirm, and whether they are final; the oldest leave first."""
+        self._paying: asyncio.Task[None] | None = None
 
     async def obey(self, delete: Delete, arrival: Arrival) -> Tombstone:
         """Cover its post from now on, drop what is kept of it, and give the tombstone that is to go out."""
@@ -66,12 +73,20 @@ class Deletions:
         """Whether one of these posts is deleted, here or as the cache has it; what was kept of it goes then."""
         is_deleted = False
         for post_id in post_ids:
-            is_gone = self.covers(post_id, arrival) or await self._images.is_deleted(post_id)
+            is_gone = self.covers(post_id, arrival) or await self._is_marked(post_id)
             # Once more, for a delete that came while the cache was asked.
             if is_gone or self.covers(post_id, arrival):
                 is_deleted = True
                 await self._forget(post_id, is_final=False)
         return is_deleted
+
+    async def _is_marked(self, post_id: str) -> bool:
+        try:
+            return await self._images.is_deleted(post_id)
+        except CacheUnsure:
+            # A cache in trouble costs no post; but somebody has to know that deleted ones may go out.
+            self._metrics.unsure_deletes.inc()
+            return False
 
     async def _forget(self, post_id: str, *, is_final: bool) -> None:
         for pause in (*PURGE_PAUSES, None):
@@ -81,3 +96,18 @@ class Deletions:
                 await asyncio.sleep(pause)
         self._metrics.purge_failures.inc()
         log.warning("purge_failed", extra={"post_id": post_id, "tries": len(PURGE_PAUSES) + 1})
+        self._owed[post_id] = is_final or self._owed.get(post_id, False)
+        if len(self._owed) > MAX_POSTS:
+            del self._owed[next(iter(self._owed))]
+        if self._paying is None or self._paying.done():
+            self._paying = asyncio.create_task(self._pay())
+
+    async def _pay(self) -> None:
+        """Do what the cache didn't confirm, once it is back: a late post would find no mark else."""
+        while self._owed:
+            await asyncio.sleep(OWED_SECONDS)
+            for post_id, is_final in list(self._owed.items()):
+                if not await self._images.forget(post_id, is_final=is_final):
+                    break
+                self._owed.pop(post_id, None)
+                log.info("purge_made_up", extra={"post_id": post_id, "num_left": len(self._owed)})

@@ -10,12 +10,13 @@ import hashlib
 import re
 import zlib
 from collections.abc import Coroutine
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 
 from consumers.image_status import ImageStatus
-from worker.cache import Cache
+from worker.cache import Cache, CacheUnsure
 from worker.picture_uses import PictureUses
 
 DAY = 86_400.0
@@ -139,11 +140,11 @@ class ImageCache:
     def keep_digest(self, url: str, digest: str) -> None:
         """Know the pixels at `url` again."""
         self._keep(url_key("seen", url), f"pixels:{digest}".encode(), URL_SECONDS)
-        self._write(self._uses.note_pixels(url_digest(url), digest))
+        self._write(self._note_pixels(url_digest(url), digest))
 
     def note_post(self, post_id: str, url: str) -> None:
-        """Know, until the post is deleted, that it shows what is at `url`."""
-        self._write(self._uses.note_post(post_id, url_digest(url)))
+        """Know, until the post is deleted, that it shows what is at `url`, and nothing that it showed before."""
+        self._write(self._note_post(post_id, url_digest(url)))
 
     def keep_bytes(self, url: str, data: bytes) -> None:
         """Save the next fetch of `url`."""
@@ -192,14 +193,32 @@ class ImageCache:
     async def drop_unused(self, digest: str, post_id: str = "") -> None:
         """Drop the picture at a URL that no post shows, not counting this one. Raises `CacheUnsure`."""
         await self._wait_for_writes()
+        await self._drop_unused(digest, post_id)
+
+    async def _drop_unused(self, digest: str, post_id: str) -> None:
         if not await self._uses.take_post(post_id, digest):
             return
         keys = [f"nametag:seen:{digest}", f"nametag:bytes:{digest}"]
         if pixels := await self._uses.take_url(digest):
-            keys += [_features_key(tower, pixels) for tower in sorted(self._towers)]
+            keys += self._all_features(pixels)
         await self._cache.delete(keys)
         # What leads to them goes last, so that a delete that is read once more finds what was left.
         await self._uses.forget_url(digest)
+
+    async def _note_post(self, post_id: str, digest: str) -> None:
+        # A use that can't be noted costs its delete: the picture lapses then.
+        with suppress(CacheUnsure):
+            if before := await self._uses.note_post(post_id, digest):
+                # A delete of the post will only lead to what it shows now.
+                await self._drop_unused(before, post_id)
+
+    async def _note_pixels(self, digest: str, pixels: str) -> None:
+        with suppress(CacheUnsure):
+            if before := await self._uses.note_pixels(digest, pixels):
+                await self._cache.delete(self._all_features(before))
+
+    def _all_features(self, pixels: str) -> list[str]:
+        return [_features_key(tower, pixels) for tower in sorted(self._towers)]
 
     async def mark_deleted(self, post_id: str) -> None:
         """Remember that the post is deleted for good. Raises `CacheUnsure`."""

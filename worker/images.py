@@ -141,11 +141,8 @@ class ImageSource:
         return is_marked
 
     async def is_deleted(self, post_id: str) -> bool:
-        """Whether the post was forgotten for good, here or by another worker of the same cache, as far as that says."""
-        try:
-            return await self._cache.is_deleted(post_id)
-        except CacheUnsure:
-            return False
+        """Whether the post was forgotten for good, here or by another worker of its cache. Raises `CacheUnsure`."""
+        return await self._cache.is_deleted(post_id)
 
     async def close(self) -> None:
         """Give up what is under way, and wait for what is being written."""

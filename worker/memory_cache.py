@@ -39,9 +39,11 @@ class MemoryCache:
         """The same as `get`: memory is always sure."""
         return await self.get(key)
 
-    async def keep(self, key: str, value: bytes, ttl_seconds: float) -> None:
-        """The same as `set`."""
-        await self.set(key, value, ttl_seconds)
+    async def keep(self, key: str, value: bytes, ttl_seconds: float) -> bytes | None:
+        """The same as `set`; what was there before."""
+        before = self._fresh(key)
+        self._keep(key, value, ttl_seconds)
+        return before if isinstance(before, bytes) else None
 
     async def delete(self, keys: Sequence[str]) -> None:
         """Drop what is kept under `keys`."""

@@ -56,6 +56,11 @@ class Metrics:
         self.purge_failures = Counter(
             "nametag_purge_failures", "Deleted posts of which something may be left in the cache.", registry=registry
         )
+        self.unsure_deletes = Counter(
+            "nametag_unsure_deletes",
+            "Posts that went on although the cache couldn't say whether they are deleted.",
+            registry=registry,
+        )
         self.publish_failures = Counter(
             "nametag_publish_failures", "Publications that were tried again, by error.", ["error"], registry=registry
         )

@@ -8,16 +8,15 @@ lead to nothing, and may be kept elsewhere, where no picture can crowd them out.
 """
 
 import hashlib
-from contextlib import suppress
 
-from worker.cache import Cache, CacheUnsure
+from worker.cache import Cache
 
 USES_SECONDS = 9 * 86_400.0
 """Longer than features, whatever the cache adds to their week."""
 
 
 class PictureUses:
-    """The uses of pictures, in a cache. Where that is in trouble a use may not be noted, which costs its delete.
+    """The uses of pictures, in a cache.
 
     `marks` keeps which posts are deleted; None for the same cache.
     """
@@ -26,17 +25,25 @@ class PictureUses:
         self._cache = cache
         self._marks = cache if marks is None else marks
 
-    async def note_post(self, post_id: str, url_digest: str) -> None:
-        """That this post shows what is at this URL."""
-        with suppress(CacheUnsure):
-            await self._cache.keep(_post_key(post_id), url_digest.encode(), USES_SECONDS)
-            await self._cache.add(f"nametag:posts-of:{url_digest}", _digest(post_id), USES_SECONDS)
+    async def note_post(self, post_id: str, url_digest: str) -> str | None:
+        """That this post shows what is at this URL, and no more what is at the one that is given back, if any is.
 
-    async def note_pixels(self, url_digest: str, pixels_digest: str) -> None:
-        """That these pixels are at this URL."""
-        with suppress(CacheUnsure):
-            await self._cache.keep(_shown_key(url_digest), pixels_digest.encode(), USES_SECONDS)
-            await self._cache.add(f"nametag:urls-of:{pixels_digest}", url_digest, USES_SECONDS)
+        Raises `CacheUnsure`.
+        """
+        before = _text(await self._cache.keep(_post_key(post_id), url_digest.encode(), USES_SECONDS))
+        await self._cache.add(f"nametag:posts-of:{url_digest}", _digest(post_id), USES_SECONDS)
+        return None if before == url_digest else before
+
+    async def note_pixels(self, url_digest: str, pixels_digest: str) -> str | None:
+        """That these pixels are at this URL; the digest of those that were there before, and are at no other now.
+
+        Raises `CacheUnsure`.
+        """
+        before = _text(await self._cache.keep(_shown_key(url_digest), pixels_digest.encode(), USES_SECONDS))
+        await self._cache.add(f"nametag:urls-of:{pixels_digest}", url_digest, USES_SECONDS)
+        if before in (None, pixels_digest):
+            return None
+        return None if await self._cache.remove(f"nametag:urls-of:{before}", url_digest) else before
 
     async def url_of(self, post_id: str) -> str | None:
         """The digest of the URL whose picture this post shows; None where none is known. Raises `CacheUnsure`."""

@@ -50,7 +50,10 @@ TROUBLE: dict[str, dict[str, str]] = {
     "NametagCanNotPublish": {f'nametag_publish_failures_total{W},error="PublishAborted"}}': "0+2x60"},
     "NametagTaggerFails": {f'nametag_dead_letters_total{W},reason="tagging_failed"}}': "0x45 1x15"},
     "NametagManyDeadLetters": {f'nametag_posts_total{W},outcome="dead_letter"}}': "0+600x60"},
-    "NametagDeletesUnsure": {f"nametag_purge_failures_total{W}}}": "0x45 1x15"},
+    "NametagDeletesUnsure": {
+        f"nametag_purge_failures_total{W}}}": "0x45 1x15",
+        f"nametag_unsure_deletes_total{W}}}": "0x60",
+    },
     "NametagCacheAway": {f'nametag_cache_events_total{W},event="bypassed"}}': "0+10x60"},
     "NametagPicturesMissing": {f'nametag_images_total{W},status="not_found"}}': "0+2000x60"},
     "NametagDeviceShort": {f'nametag_batch_limit{W},of="images"}}': "16x30 8x30"},

@@ -75,7 +75,8 @@ def test_what_is_deleted_is_gone(make_cache: MakeCache) -> None:
 
     async def scenario(cache: Cache) -> None:
         for end in "ab":
-            await cache.keep(key + end, b"x", 60)
+            assert await cache.keep(key + end, b"y", 60) is None
+            assert await cache.keep(key + end, b"x", 60) == b"y"
         await cache.set(key + "c", b"x", 60)
         await cache.delete([key + "a", key + "b", key + "never"])
         assert [await cache.recall(key + end) for end in "abc"] == [None, None, b"x"]

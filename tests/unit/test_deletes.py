@@ -259,6 +259,37 @@ def test_what_may_be_left_in_the_cache_is_told() -> None:
     assert world.count("nametag_purge_failures_total") == 1
 
 
+def test_what_the_cache_did_not_confirm_is_made_up_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once the cache is back it is told again of the delete, as final as it was; a late post would be tagged else."""
+    monkeypatch.setattr(worker.deletions, "OWED_SECONDS", 0.05)
+
+    async def scenario(world: World) -> None:
+        world.images.forgets_all = False
+        world.send(delete(0, "1"), empty(1, "2"))
+        await world.until(lambda: world.count("nametag_purge_failures_total") == 2)
+        world.images.forgets_all = True
+        num_before = len(world.images.forgotten)
+        await world.until(lambda: len(world.images.forgotten) >= num_before + 2)
+        await asyncio.sleep(0.2)
+        assert sorted(world.images.forgotten[num_before:]) == [("1", True), ("2", False)]
+        await world.finish()
+
+    run(scenario)
+
+
+def test_posts_go_on_where_marks_cannot_be_asked_and_that_is_told() -> None:
+    """A cache in trouble costs no post, but a metric that somebody is called for."""
+
+    async def scenario(world: World) -> None:
+        world.images.is_sure = False
+        world.send(post(0))
+        await world.finish()
+
+    world = run(scenario)
+    assert ids(world) == [("EntityEvent", "0-0")]
+    assert world.count("nametag_unsure_deletes_total") == 1
+
+
 def test_the_last_deletes_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not all of them for ever; a delete that isn't final takes nothing from one that is."""
     monkeypatch.setattr(worker.deletions, "MAX_POSTS", 2)

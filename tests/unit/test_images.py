@@ -316,6 +316,38 @@ def test_too_many_pictures_under_way_are_late_at_once(monkeypatch: pytest.Monkey
     run(scenario)
 
 
+def test_a_picture_that_a_post_shows_no_more_goes_with_its_last_use() -> None:
+    """A post that comes again with another picture, and other pixels at a URL: what was there has no use any more."""
+
+    async def scenario(world: World) -> None:
+        old, new = "http://h/old", "http://h/new"
+        source = world.source()
+        kept = source._cache
+        for post_id in ("edited", "other"):
+            await source.look_up(PostImage(old), post_id)
+        await kept.settle()
+        await source.look_up(PostImage(new), "edited")
+        await kept.settle()
+        assert await world.cache.get(url_key("bytes", old)) is not None  # the other still shows it
+        await source.forget("other", is_final=True)
+        assert await world.cache.get(url_key("bytes", old)) is None
+        await source.look_up(PostImage(old), "edited")
+        await kept.settle()
+        assert await world.cache.get(url_key("bytes", new)) is None
+        first, second = "1" * 64, "2" * 64
+        kept.keep_digest(old, first)
+        kept.keep_features(first, FEATURES)
+        kept.keep_digest("http://h/third", second)
+        kept.keep_features(second, FEATURES)
+        await kept.settle()
+        kept.keep_digest(old, second)
+        await kept.settle()
+        assert await world.cache.get(kept.features_key(first)) is None
+        assert await world.cache.get(kept.features_key(second)) is not None
+
+    run(scenario)
+
+
 def test_a_burst_asks_the_cache_a_few_at_a_time_and_all_in_time() -> None:
     """Of 500 known pictures none is fetched again, though all of them at once would overtax the cache."""
 

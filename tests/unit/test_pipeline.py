@@ -24,6 +24,7 @@ from model.inference import TaggedSpan, Tagging, TaggingInput
 from model.tokenizer import Token, tokenize
 from worker.batch_runner import BatchLimits, BatchRunner
 from worker.batches import Batcher
+from worker.cache import CacheUnsure
 from worker.checkpoints import Checkpoints, InUse
 from worker.desk import DeskConfig
 from worker.errors import ImageError, PublishAborted, PublishUnsettled, SinkUnavailable, TaggerBroken
@@ -135,6 +136,7 @@ class Images:
         self.forgotten: list[tuple[str, bool]] = []
         self.deleted: set[str] = set()
         self.forgets_all = True
+        self.is_sure = True
 
     def gate(self, url: str) -> asyncio.Event:
         return self.gates.setdefault(url, asyncio.Event())
@@ -158,6 +160,8 @@ class Images:
         return self.forgets_all
 
     async def is_deleted(self, post_id: str) -> bool:
+        if not self.is_sure:
+            raise CacheUnsure
         return post_id in self.deleted
 
 
