@@ -8,7 +8,6 @@ features that one tower has of one picture, which serve every post that shows it
 import asyncio
 import hashlib
 import re
-import zlib
 from collections.abc import Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import numpy as np
 
 from consumers.image_status import ImageStatus
 from worker.cache import Cache, CacheUnsure
+from worker.packed_features import pack, unpack
 from worker.picture_uses import PictureUses
 
 DAY = 86_400.0
@@ -41,10 +41,6 @@ NOTE_BYTES = 1000
 """What the note of a post or of pixels takes while it waits."""
 
 _DIGEST = re.compile("[0-9a-f]{64}")
-
-PLAIN, DEFLATED = b"\0", b"\1"
-WORTHWHILE = 0.8
-"""Features are compressed where that takes them to this share or less: those behind a ReLU are mostly zeros."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,8 +148,7 @@ class ImageCache:
 
     def keep_features(self, digest: str, features: np.ndarray) -> None:
         """Save the tower's next look at these pixels: features (49, D), kept as fp16."""
-        data = np.ascontiguousarray(features, dtype=np.float16).tobytes()
-        self._keep(self.features_key(digest), pack(data), FEATURES_SECONDS)
+        self._keep(self.features_key(digest), pack(features), FEATURES_SECONDS)
 
     def features_key(self, digest: str) -> str:
         """Where the features of these pixels are kept; another tower has others."""
@@ -161,11 +156,7 @@ class ImageCache:
 
     def read_features(self, packed: bytes) -> np.ndarray | None:
         """Features (49, D) in fp16; None where they are another tower's, or none that a tower gives."""
-        data = unpack(packed, 2 * self._shape[0] * self._shape[1])
-        if data is None:
-            return None
-        features = np.frombuffer(data, dtype=np.float16).reshape(self._shape)
-        return features.copy() if np.isfinite(features).all() else None
+        return unpack(packed, self._shape)
 
     def read_seen(self, data: bytes) -> Seen | None:
         """What an entry says of a URL; None for what this release, under these limits, can't use."""
@@ -289,24 +280,3 @@ def url_key(kind: str, url: str) -> str:
 def url_digest(url: str) -> str:
     """SHA-256 of `url`, in hexadecimal."""
     return hashlib.sha256(url.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def pack(data: bytes) -> bytes:
-    """`data`, compressed where that pays."""
-    deflated = zlib.compress(data, 1)
-    return DEFLATED + deflated if len(deflated) <= WORTHWHILE * len(data) else PLAIN + data
-
-
-def unpack(packed: bytes, num_bytes: int) -> bytes | None:
-    """What was packed; None where it isn't `num_bytes` long, which a bomb finds out early."""
-    kind, body = packed[:1], packed[1:]
-    if kind == PLAIN:
-        return body if len(body) == num_bytes else None
-    if kind != DEFLATED:
-        return None
-    inflater = zlib.decompressobj()
-    try:
-        data = inflater.decompress(body, num_bytes + 1)
-    except zlib.error:
-        return None
-    return data if inflater.eof and len(data) == num_bytes else None

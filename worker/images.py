@@ -24,7 +24,7 @@ log = logging.getLogger("nametag.images")
 MAX_FLIGHTS = 4096
 """Look-ups under way, those included whose posts have gone on without them."""
 
-MAX_READING = 64
+MAX_READING = 16
 """Look-ups that ask the cache at once. A burst's others wait before their time for it begins: with all of them at it,
 most would be late, and known pictures be fetched and looked at again just when there is most to do."""
 

@@ -25,7 +25,7 @@ from deploy.native.services import NativeKafka
 from model.inference import Tagger, TaggingInput
 from model.pixels import read_pixels
 from tests.benchmarks.capacity_worker import Posts, measure_worker
-from worker.image_cache import pack
+from worker.packed_features import pack
 from worker.settings import STARTER_CHECKPOINT
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "mner"
@@ -107,7 +107,7 @@ def measure_pictures(tagger: Tagger, photos: Sequence[bytes]) -> Figures:
     pixels = [read_pixels(photo) for photo in photos]
     looked = [tagger.look(torch.from_numpy(each)[None]) for each in pixels]
     eights = [torch.from_numpy(np.stack(pixels[start : start + 8])) for start in (0, 8, 16)]
-    kept = [len(pack(np.ascontiguousarray(each[0].numpy()).tobytes())) for each in looked]
+    kept = [len(pack(each[0].numpy())) for each in looked]
     decoding = [median_seconds(read_pixels, [photo] * 3) for photo in photos]
     return {
         "decode_picture_seconds": mean(decoding),
