@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Protocol, TypeVar
 
@@ -44,6 +44,10 @@ class PostTagger(Protocol):
 
     def tag(self, inputs: Sequence[TaggingInput]) -> list[Tagging]:
         """Tag posts; as many taggings as inputs, in their order."""
+
+
+NUM_LOOKED = 64
+"""Pictures whose features are at hand for the batches that follow; 8 MB."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +94,9 @@ class BatchRunner:
     def __init__(self, tagger: PostTagger, limits: BatchLimits, metrics: Metrics) -> None:
         self._tagger = tagger
         self._metrics = metrics
+        self._looked: dict[str, torch.Tensor] = {}
+        """Features (49, D) of the pictures looked at last, by the digest of their pixels: posts that show the same at
+        once may come to the device in several batches."""
         self._memory_retries = RetryPolicy(attempts=3, first_seconds=0.2)
         self.limits = limits
         """As configured, or what was left of it when memory ran out; lowered, never raised again."""
@@ -160,8 +167,10 @@ class BatchRunner:
 
     def _tag_all(self, posts: Sequence[Prepared]) -> list[Tagged]:
         new = self._look_at_new(posts)
-        inputs = [TaggingInput(tokens=post.tokens, features=_features(post.picture, new)) for post in posts]
+        known = self._looked | new
+        inputs = [TaggingInput(tokens=post.tokens, features=_features(post.picture, known)) for post in posts]
         taggings = _within_memory(lambda: self._tagger.tag(inputs), by_images=False)
+        self._keep_looked(new)
         results = []
         for post, tagging in zip(posts, taggings, strict=True):
             # The first post with a new picture takes its features home, so that they are cached once.
@@ -171,13 +180,20 @@ class BatchRunner:
         return results
 
     def _look_at_new(self, posts: Sequence[Prepared]) -> dict[str, torch.Tensor]:
-        pixels = _new_pixels(posts)
+        """Features (49, D) of the pictures whose pixels nobody has looked at lately, by digest."""
+        pixels = {digest: each for digest, each in _new_pixels(posts).items() if digest not in self._looked}
         if not pixels:
             return {}
         stacked = torch.from_numpy(np.stack(list(pixels.values())))
         features = _within_memory(lambda: self._tagger.look(stacked), by_images=True)
         self._metrics.tower_images.inc(len(pixels))
         return dict(zip(pixels, features, strict=True))
+
+    def _keep_looked(self, new: Mapping[str, torch.Tensor]) -> None:
+        # Copies: one of them would hold the features of all that were looked at with it.
+        self._looked |= {digest: features.clone() for digest, features in new.items()}
+        while len(self._looked) > NUM_LOOKED:
+            del self._looked[next(iter(self._looked))]
 
 
 def _within_memory(act: Callable[[], T], *, by_images: bool) -> T:
@@ -204,7 +220,7 @@ def _new_pixels(posts: Sequence[Prepared]) -> dict[str, np.ndarray]:
     return {post.picture.digest: post.picture.pixels for post in posts if isinstance(post.picture, FoundPixels)}
 
 
-def _features(picture: FoundFeatures | FoundPixels | None, new: dict[str, torch.Tensor]) -> torch.Tensor | None:
+def _features(picture: FoundFeatures | FoundPixels | None, new: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
     if picture is None:
         return None
     if isinstance(picture, FoundFeatures):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from model.inference import Tagging, TaggingInput
 from model.tokenizer import Token, tokenize
-from worker.batch_runner import BatchLimits, BatchRunner, Prepared, Tagged, is_out_of_memory
+from worker.batch_runner import NUM_LOOKED, BatchLimits, BatchRunner, Prepared, Tagged, is_out_of_memory
 from worker.batches import Batcher
 from worker.errors import TaggerBroken, TaggingFailed
 from worker.images import FoundPixels
@@ -99,13 +99,24 @@ def test_a_broken_tagger_is_no_bad_post() -> None:
 
 
 def test_one_look_at_a_picture_that_many_posts_share() -> None:
-    """The tower sees a picture once a batch, and its features go home with one post only."""
+    """The tower sees a picture once, in later batches too, and its features go home with one post only."""
     tagger = BrittleTagger()
     runner = BatchRunner(tagger, BatchLimits(), Metrics())
     results = runner.run([prepared("a", pixels("x")), prepared("b", pixels("x")), prepared("c")])
     assert tagger.num_looked == 1
     features = [result.new_features is not None for result in results if isinstance(result, Tagged)]
     assert features == [True, False, False]
+    for number in range(NUM_LOOKED):
+        (result,) = runner.run([prepared("a", pixels(f"{number // 2}"))])
+        assert isinstance(result, Tagged)
+        assert (result.new_features is not None) == (number % 2 == 0)
+    runner.run([prepared("a", pixels("x"))])
+    assert tagger.num_looked == 1 + NUM_LOOKED // 2
+    for number in range(NUM_LOOKED):
+        runner.run([prepared("a", pixels(f"later {number}"))])
+    num_before = tagger.num_looked
+    runner.run([prepared("a", pixels("x"))])
+    assert tagger.num_looked == num_before + 1
 
 
 def test_batches_fill_under_load_and_keep_the_limits() -> None:
