@@ -4,8 +4,6 @@ Every question is one that changes nothing, for the broker looks at the right fi
 of its own: a heartbeat of a member that isn't there, the end of a transaction that nobody began.
 """
 
-import shlex
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,18 +17,19 @@ from kafka.protocol.metadata import MetadataRequest
 from kafka.protocol.producer.transaction import EndTxnRequest
 
 from consumers.checks import Check, Checklist, Found, Trouble, Untold, ok
+from consumers.kafka_commands import cleanup_command, creation_command
 from consumers.kafka_connection import KafkaConnection
 from consumers.kafka_talk import HungUp, NoKafka, Talk, trust_of
 from consumers.network_checks import Server, resolve, shake_hands, take_connection
 
 READ, WRITE, DESCRIBE = 3, 4, 8
 """Numbers of the protocol's AclOperation."""
-BROKER = 4
-"""The protocol's number of a broker among resources with a configuration."""
+TOPIC, BROKER = 2, 4
+"""The protocol's numbers of resources with a configuration."""
 NOBODYS_PRODUCER = 2**62
 CLOCK_SECONDS = 3.0
 LOOK = "look at the brokers' logs"
-PASSWORD_VARIABLE = "NAMETAG_KAFKA__SASL_PASSWORD"
+ENTITIES_POLICY = "compact,delete"
 
 LIMITS = ("group.min.session.timeout.ms", "group.max.session.timeout.ms", "transaction.max.timeout.ms")
 
@@ -71,7 +70,14 @@ def check_cluster(connection: KafkaConnection, server: Server, needs: KafkaNeeds
         return
     advertised = _check_advertised(connection, answers[0], checklist)
     for topic in needs.topics:
-        _check_topic(topic, needs, answers[0], checklist, creation_command(connection, server, topic))
+        creation = creation_command(connection, server, topic)
+        if topic == needs.entities_topic:
+            creation += f" && {cleanup_command(connection, server, topic, ENTITIES_POLICY)}"
+        there = _check_topic(topic, needs, answers[0], checklist, creation)
+        if topic == needs.entities_topic:
+            checklist.do(
+                "kafka.cleanup", lambda: _cleanup(connection, server, needs.entities_topic), needs=(there,), late=LOOK
+            )
     checklist.do("kafka.group", lambda: _group(connection, server, needs), late=LOOK)
     if needs.transactional_id is not None:
         checklist.do("kafka.transactions", lambda: _transactions(connection, server, needs), late=LOOK)
@@ -128,10 +134,11 @@ def _advertised(connection: KafkaConnection, broker: Any) -> Check:
     return Checklist(10.0).do("kafka.advertised", act, late=fix)
 
 
-def _check_topic(topic: str, needs: KafkaNeeds, metadata: Any, checklist: Checklist, creation: str) -> None:
+def _check_topic(topic: str, needs: KafkaNeeds, metadata: Any, checklist: Checklist, creation: str) -> Check:
     described = next((each for each in metadata.topics if each.name == topic), None)
     there = checklist.do("kafka.topics", lambda: _topic(topic, needs, described, creation), late=LOOK)
     checklist.do("kafka.rights", lambda: _rights(topic, needs, described), needs=(there,), late=LOOK)
+    return there
 
 
 def _topic(topic: str, needs: KafkaNeeds, described: Any, creation: str) -> Found:
@@ -153,18 +160,21 @@ def _topic(topic: str, needs: KafkaNeeds, described: Any, creation: str) -> Foun
     return ok(f"{topic} has {len(described.partitions)} partitions")
 
 
-def creation_command(connection: KafkaConnection, server: Server, topic: str) -> str:
-    """A line for a shell that creates the topic as the broker would, with our login; the password stays a variable."""
-    words = [sys.executable, "-m", "kafka.admin", "-b", str(server)]
-    if connection.security_protocol != "PLAINTEXT":
-        words += ["-S", connection.security_protocol]
-    if connection.security_protocol.startswith("SASL"):
-        words += ["-M", connection.sasl_mechanism or "PLAIN", "-U", connection.sasl_username or ""]
-    for name in ("ssl_cafile", "ssl_certfile", "ssl_keyfile"):
-        if path := getattr(connection, name):
-            words += ["-C", f"{name}={path}"]
-    password = f' -P "${PASSWORD_VARIABLE}"' if connection.security_protocol.startswith("SASL") else ""
-    return f"{shlex.join(words)}{password} topics create -t {shlex.quote(topic)}"
+def _cleanup(connection: KafkaConnection, server: Server, topic: str) -> Found:
+    """Without `compact` a tombstone takes no event away; without `delete` nothing ever gets too old."""
+    resource = DescribeConfigsRequest.DescribeConfigsResource(
+        resource_type=TOPIC, resource_name=topic, configuration_keys=["cleanup.policy"]
+    )
+    (result,) = ask(connection, server, DescribeConfigsRequest(resources=[resource])).results
+    told = next((each.value for each in result.configs or () if each.name == "cleanup.policy"), None)
+    if result.error_code != 0 or told is None:
+        raise Untold(f"the broker does not tell this user the cleanup.policy of {topic}")
+    missing = {"compact", "delete"} - set(told.replace(" ", "").split(","))
+    if not missing:
+        return ok(f"{topic} has cleanup.policy={told}: deletes take events away")
+    stays = "the events of deleted posts stay on it" if "compact" in missing else "its events stay for ever"
+    fix = f"set it with `{cleanup_command(connection, server, topic, ENTITIES_POLICY)}`"
+    return Found("warn", f"{topic} has cleanup.policy={told}: {stays}", fix)
 
 
 def _rights(topic: str, needs: KafkaNeeds, described: Any) -> Found:

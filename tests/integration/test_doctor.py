@@ -16,7 +16,9 @@ from kafka import KafkaConsumer, KafkaProducer
 from consumers.checks import Check
 from consumers.kafka_checks import check_kafka
 from consumers.kafka_cluster_checks import KafkaNeeds
+from consumers.kafka_commands import cleanup_command
 from consumers.kafka_connection import KafkaConnection
+from consumers.network_checks import Server
 from tests.certificates import Authority, Pair
 from tests.integration.guarded_broker import Guarded
 from worker.cli import main
@@ -93,7 +95,9 @@ def test_a_user_with_the_rights_of_a_worker_is_well(guarded: Guarded) -> None:
     checks = examine(guarded.connection("LOGIN", **login("tagger")))
     assert not failed(checks)
     assert {check.name for check in checks if check.state == "ok"} >= GOOD
-    assert {check.name for check in checks if check.state == "skipped"} == {"kafka.tls", "kafka.limits", "kafka.clock"}
+    assert {check.name for check in checks if check.state == "skipped"} == {
+        "kafka.tls", "kafka.cleanup", "kafka.limits", "kafka.clock",
+    }  # fmt: skip
 
 
 def test_an_administrator_is_told_limits_and_time(guarded: Guarded) -> None:
@@ -149,6 +153,30 @@ def test_the_command_that_creates_a_topic_does(guarded: Guarded, listener: str) 
     done = subprocess.run(command, shell=True, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert not failed(examine(connection, replace(NEEDS, posts_topic=topic)))
+
+
+def test_a_topic_that_keeps_the_events_of_deleted_posts_is_told(guarded: Guarded) -> None:
+    """The command for a missing topic of events makes one that forgets them; a wrong policy is told, and mended."""
+    connection = guarded.connection("PLAINTEXT")
+    needs = replace(NEEDS, entities_topic=f"entities-{uuid4().hex[:8]}")
+
+    def cleanup() -> Check:
+        return next(check for check in examine(connection, needs) if check.name == "kafka.cleanup")
+
+    def run(command: str) -> None:
+        done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
+    assert cleanup().seen == "not tried, for kafka.topics failed"
+    run(only_failure(examine(connection, needs)).fix.split("`")[1])
+    assert cleanup().state == "ok"
+    server = Server("127.0.0.1", guarded.ports["PLAINTEXT"], "kafka.bootstrap_servers")
+    for policy, told in (("delete", "the events of deleted posts stay"), ("compact", "its events stay for ever")):
+        run(cleanup_command(connection, server, needs.entities_topic, policy))
+        wrong = cleanup()
+        assert wrong.state == "warn" and told in wrong.seen
+        run(wrong.fix.split("`")[1])
+        assert cleanup().state == "ok"
 
 
 def test_a_transaction_under_way_is_left_alone(guarded: Guarded) -> None:
@@ -259,5 +287,5 @@ def test_one_broker_of_several_that_is_away_is_a_warning(guarded: Guarded) -> No
     connection = KafkaConnection(bootstrap_servers=("nobody.invalid:9092", "127.0.0.1:1", f"127.0.0.1:{port}"))
     checks = examine(connection)
     assert not failed(checks)
-    assert [check.name for check in checks if check.state == "warn"] == ["kafka.dns", "kafka.tcp"]
+    assert [check.name for check in checks if check.state == "warn"] == ["kafka.dns", "kafka.tcp", "kafka.cleanup"]
     assert {check.name for check in checks if check.state == "ok"} >= GOOD
