@@ -38,6 +38,12 @@ QUIET = {
 }
 """A busy day without trouble."""
 
+HANDED_OVER = {
+    f'nametag_partition_processable_lag{worker},topic="posts",partition="0"}}': "500+5x60"
+    for worker in (W, W.replace("a:9464", "b:9464"))
+}
+"""A partition that two workers tell of: less waits than the two together say."""
+
 SHARES = {"nametag:device_idle:ratio": 0.25, "nametag:batch_fill:ratio": 0.5, "nametag:padding:ratio": 0.25}
 """What the recording rules make of it."""
 
@@ -87,7 +93,8 @@ def test_the_alerts_fire_on_what_they_are_for(tmp_path: Path) -> None:
         give_up("no promtool here: `make services` installs it, with Prometheus")
     groups = yaml.safe_load(ALERTS.read_text(encoding="utf-8"))["groups"]
     assert TROUBLE.keys() == {rule["alert"] for group in groups for rule in group["rules"] if "alert" in rule}
-    days = [day("quiet", QUIET, None), *(day(name, QUIET | changes, name) for name, changes in TROUBLE.items())]
+    quiet = [day("quiet", QUIET, None), day("handed over", QUIET | HANDED_OVER, None)]
+    days = [*quiet, *(day(name, QUIET | changes, name) for name, changes in TROUBLE.items())]
     played = tmp_path / "days.yml"
     told = {"rule_files": [str(ALERTS)], "evaluation_interval": "1m", "tests": days}
     played.write_text(yaml.safe_dump(told), encoding="utf-8")
