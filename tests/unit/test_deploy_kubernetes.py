@@ -232,7 +232,12 @@ def test_a_trainers_checkpoint_reaches_the_pods() -> None:
         assert only["securityContext"] == container("cpu")["securityContext"]
         assert each["securityContext"] == pod("cpu")["securityContext"]
     *start, current = job["containers"][0]["command"]
-    assert current == cluster_variables("cpu", "checkpoints")["NAMETAG_CHECKPOINTS__WATCH"]
+    variables = cluster_variables("cpu", "checkpoints")
+    assert current == variables["NAMETAG_CHECKPOINTS__WATCH"]
+    # The practice set's is refused by the default.
+    agreement = "NAMETAG_CHECKPOINTS__LEAST_AGREEMENT_ON_SAMPLE"
+    assert float(variables[agreement]) == float(services()["worker"]["environment"][agreement]) == 0
+    assert agreement in (KUBERNETES / "README.md").read_text(encoding="utf-8")
     assert start[:-1] == services()["trainer"]["entrypoint"][:2]
     (image,) = load(KUBERNETES / "trainer" / "kustomization.yaml")["images"]
     assert image["name"] == job["containers"][0]["image"] == services()["trainer"]["image"]
