@@ -111,9 +111,17 @@ def _no_such_variable(variable: str, name: str, known: list[str]) -> str:
     if glued:
         right = PREFIX + glued[0].upper()
         return f"no such setting: {variable}; did you mean {right}, with two underscores after the table's name?"
-    if near := get_close_matches(name, known, n=1):
-        return f"no such setting: {variable}; did you mean {PREFIX}{near[0].upper()}?"
-    return f"no such setting: {variable}; the settings are {', '.join(PREFIX + right.upper() for right in known)}"
+    table, between, key = name.partition(BETWEEN)
+    if between and table in _tables():
+        keys = _tables()[table].model_fields
+        near = [table + BETWEEN + right for right in get_close_matches(key, keys, n=1)]
+        hint = f"the table's keys are {', '.join(keys)}"
+    else:
+        near = get_close_matches(name, known, n=1)
+        hint = "unset it, or look for the right one in `nametag init -`"
+    if near:
+        hint = f"did you mean {PREFIX}{near[0].upper()}?"
+    return f"no such setting: {variable}; {hint}"
 
 
 def _explain(problem: ErrorDetails, origins: dict[SettingPath, str]) -> str:
