@@ -23,6 +23,7 @@ from worker.settings_report import mask
 from worker.watch_checks import watched_key
 
 ASK_SECONDS = 3.0
+PINGS = 3
 LOOK = "look at the log of Redis, and at what stands between"
 SEPARATE_FIX = "set redis.deletes_url to a Redis whose maxmemory-policy is noeviction"
 POLICY_FIX = "set its maxmemory-policy to noeviction"
@@ -195,18 +196,24 @@ def _login(redis: _Redis) -> Callable[[Any], Awaitable[Found]]:
             await client.ping()
         except Exception as error:
             raise _refused(error, redis) from None
-        began = time.monotonic()
-        await client.ping()
-        took = time.monotonic() - began
+        # One answer may be held up by whatever goes on at the moment.
+        took = min([await _ping_seconds(client) for _ in range(PINGS)])
         if took > redis.timeout_seconds:
             return Found(
                 "warn",
-                f"Redis takes {took:.2f} s for an answer, and the worker waits {redis.timeout_seconds:g} s",
+                f"Redis takes {took:.2f} s for the best of {PINGS} answers, and the worker waits "
+                f"{redis.timeout_seconds:g} s",
                 "have Redis nearer, or raise redis.timeout_seconds",
             )
         return ok(f"Redis takes the login, and answers within {took * 1000:.1f} ms")
 
     return ask
+
+
+async def _ping_seconds(client: Any) -> float:
+    began = time.monotonic()
+    await client.ping()
+    return time.monotonic() - began
 
 
 def _refused(error: Exception, redis: _Redis) -> Exception:

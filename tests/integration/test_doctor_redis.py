@@ -9,9 +9,23 @@ from redis import Redis
 
 from consumers.checks import Check
 from tests.certificates import Authority
+from tests.faults.redis_proxy import LATE_SECONDS, RedisProxy
 from tests.integration.test_redis_kinds import redis_with
 from worker.redis_checks import check_redis
 from worker.settings import RedisTable
+
+
+class SlowOnce(RedisProxy):
+    """Holds the first answer up that is timed: that to the second PING, for the first is the login's."""
+
+    pongs = 0
+
+    def _chosen(self, reply: bytes) -> bytes:
+        if reply == b"+PONG\r\n":
+            self.pongs += 1
+            if self.pongs == 2:
+                time.sleep(LATE_SECONDS)
+        return super()._chosen(reply)
 
 
 def redis(url: str, **fields: Any) -> dict[str, Check]:
@@ -28,6 +42,23 @@ def test_a_redis_is_left_as_it_was(redis_url: str) -> None:
         while list(client.scan_iter("nametag:doctor:*")):
             assert time.monotonic() < deadline
             time.sleep(0.1)
+
+
+def test_a_slow_redis_is_told_and_one_slow_answer_is_not() -> None:
+    """The best of three answers counts."""
+    with redis_with() as server:
+        late = RedisProxy(server.port)
+        late.mode = "late"
+        once = SlowOnce(server.port)
+        try:
+            slow = redis(late.url, timeout_seconds=LATE_SECONDS / 2)["redis.login"]
+            well = redis(once.url, timeout_seconds=LATE_SECONDS / 2)["redis.login"]
+        finally:
+            late.close()
+            once.close()
+    assert (slow.state, slow.fix) == ("warn", "have Redis nearer, or raise redis.timeout_seconds")
+    assert well.state == "ok"
+    assert once.pongs >= 4
 
 
 def test_logins_and_rights_of_redis_are_told() -> None:
