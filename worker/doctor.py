@@ -42,7 +42,7 @@ def examine(config: Path | None, tell: Tell) -> list[Check]:
             wrong = Check("settings", "fail", str(error), fix, cause="settings")
             skipped = [
                 Check(name, "skipped", "not tried, for settings failed")
-                for name in ("kafka", "redis", "server", "checkpoint", "device")
+                for name in ("kafka", "redis", "server", "tracing", "checkpoint", "device")
             ]
             checks = [wrong, *skipped]
             for check in checks:
@@ -106,11 +106,12 @@ def _connection(settings: Settings) -> KafkaConnection:
 
 
 def _examine_services(settings: Settings, connection: KafkaConnection, tell: Tell) -> list[Check]:
-    """The four at the same time, each told in its turn."""
+    """All of them at the same time, each told in its turn."""
     from consumers.kafka_checks import check_kafka
     from worker.model_checks import check_model
     from worker.redis_checks import check_redis
     from worker.server_checks import check_server
+    from worker.tracing_checks import check_tracing
 
     parts: tuple[tuple[float, Callable[[Tell], object]], ...] = (
         (
@@ -124,6 +125,7 @@ def _examine_services(settings: Settings, connection: KafkaConnection, tell: Tel
             ),
         ),
         (SERVICE_SECONDS, lambda on: check_server(settings.server, seconds=SERVICE_SECONDS, on_check=on)),
+        (SERVICE_SECONDS, lambda on: check_tracing(settings.trace, seconds=SERVICE_SECONDS, on_check=on)),
         (MODEL_SECONDS, lambda on: check_model(settings, seconds=MODEL_SECONDS, on_check=on)),
     )
     running = [_Part(act, seconds) for seconds, act in parts]
