@@ -1,6 +1,7 @@
 """The manifests agree with the worker, with one another and with what SCALING.md says of them."""
 
 import json
+import math
 import re
 import shlex
 import shutil
@@ -36,6 +37,9 @@ from worker import addresses
 from worker.metrics import Metrics
 from worker.pipeline_state import PipelineState
 from worker.settings import Settings
+
+ZONES = 3
+"""Those of the fleets in SCALING.md."""
 
 
 def test_no_more_workers_than_partitions() -> None:
@@ -121,6 +125,18 @@ def test_the_pods_are_as_scaling_reckons() -> None:
     assert f"**{size.partitions} partitions**" in scaling
     measured = json.loads((REPOSITORY / "tests" / "simulation" / "measured.json").read_text(encoding="utf-8"))
     assert 2 * measured["figures"]["captions_worker_and_decoders_rss_bytes"] < 3 * 2**30
+
+
+def test_scaling_adds_what_no_measurement_has_confirmed() -> None:
+    """Beside the model's workers stand those to begin with: half as many again, in whole zones, and partitions."""
+    scaling = (DEPLOY / "SCALING.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| \*\*(workers|to begin with)\*\*.*? \| (.+?) \| (.+?) \| .+ \|$", scaling, re.MULTILINE)
+    told = {
+        name: [[int(word) for word in re.sub("[*,]", "", each).split(";")] for each in cells] for name, *cells in rows
+    }
+    for (workers,), begin in zip(told["workers"], told["to begin with"], strict=True):
+        more = ZONES * math.ceil(1.5 * workers / ZONES)
+        assert begin == [more, (ZONES - 1) * more]
 
 
 def test_scaling_tells_what_stands_in_the_manifests() -> None:
