@@ -12,6 +12,8 @@ from redis.asyncio import Redis
 from redis.asyncio.cluster import RedisCluster
 from redis.exceptions import RedisError
 
+from model.captions import harmless
+from worker.metrics import Metrics
 from worker.own_thread import OwnThread
 from worker.redis_client import code_of
 
@@ -40,15 +42,24 @@ class CheckpointPlace(Protocol):
 
 
 class WatchedFile:
-    """The file itself, or what it links to. Where it isn't there, nothing is named."""
+    """The file itself, or what it links to. Where it isn't there, nothing is named.
 
-    def __init__(self, path: Path) -> None:
+    `at_restart` is the settings' checkpoint.
+    """
+
+    def __init__(self, path: Path, *, at_restart: Path) -> None:
         self._path = path
+        self._at_restart = at_restart
+        self._was_there = False
         self._disk = OwnThread("checkpoint-watch")
 
     async def look(self) -> Named | None:
         """The file as it is now."""
-        return await self._disk.call(partial(_named, self._path))
+        named, reason = await self._disk.call(partial(_named, self._path))
+        if named is None and self._was_there:
+            _tell_gone(self._at_restart, file=str(self._path), reason=reason)
+        self._was_there = named is not None
+        return named
 
     async def close(self) -> None:
         """Look no more; a disk that doesn't answer isn't waited for."""
@@ -56,14 +67,24 @@ class WatchedFile:
 
 
 class WatchedKey:
-    """A key of Redis, whose value is the path of a file on this machine. Redis away: nothing changes."""
+    """A key of Redis, whose value is the path of a file on this machine. Redis away: nothing changes.
 
-    def __init__(self, client: Redis | RedisCluster, key: str, *, timeout_seconds: float) -> None:
+    A path of no file is told, and counted as refused, once. `at_restart` is the settings' checkpoint.
+    """
+
+    def __init__(
+        self, client: Redis | RedisCluster, key: str, metrics: Metrics, *, at_restart: Path, timeout_seconds: float
+    ) -> None:
         self._client = client
         self._key = key
+        self._metrics = metrics
+        self._at_restart = at_restart
         self._timeout_seconds = timeout_seconds
         self._is_away = False
+        self._there = ""
+        """The last path with a file, until that or the key is gone."""
         self._missing = ""
+        """The path without a file that was told last, until there is one."""
         self._disk = OwnThread("checkpoint-watch")
 
     async def look(self) -> Named | None:
@@ -79,18 +100,32 @@ class WatchedKey:
             return None
         self._is_away = False
         text = (value if isinstance(value, bytes) else b"")[:MAX_PATH_BYTES].decode("utf-8", "replace").strip()
-        if not text or "\0" in text:
-            return None
-        named = await self._disk.call(partial(_named, Path(text)))
-        if named is None and text != self._missing:
-            log.warning("checkpoint_missing", extra={"key": self._key, "file": Path(text).name})
-        self._missing = text if named is None else ""
-        return named
+        named, reason = await self._disk.call(partial(_named, Path(text))) if text else (None, "the key isn't set")
+        if named is not None:
+            self._there, self._missing = text, ""
+            return named
+        if self._there and text in ("", self._there):
+            _tell_gone(self._at_restart, key=self._key, file=harmless(self._there), reason=reason)
+            self._there = ""
+        elif text and text != self._missing:
+            self._refuse(text, reason)
+        self._missing = text
+        return None
 
     async def close(self) -> None:
         """Disconnect."""
         self._disk.end()
         await self._client.aclose()
+
+    def _refuse(self, text: str, reason: str) -> None:
+        self._metrics.checkpoint_changes.labels("refused").inc()
+        extra = {
+            "key": self._key,
+            "file": harmless(text),
+            "reason": reason,
+            "next": "set the key to the absolute path of a checkpoint on this machine; the one in use stays until then",
+        }
+        log.error("checkpoint_missing", extra=extra)
 
 
 def check_is_file(path: Path) -> None:
@@ -102,9 +137,17 @@ def check_is_file(path: Path) -> None:
         raise ValueError(f"it has more than {MAX_FILE_BYTES >> 30} GiB")
 
 
-def _named(path: Path) -> Named | None:
+def _named(path: Path) -> tuple[Named | None, str]:
+    """The file; or None, and why."""
     try:
         found = path.stat()
-    except (OSError, ValueError):
-        return None
-    return Named(path, (found.st_ino, found.st_size, found.st_mtime_ns))
+    except OSError as error:
+        return None, error.strerror or type(error).__name__
+    except ValueError as error:
+        return None, str(error)
+    return Named(path, (found.st_ino, found.st_size, found.st_mtime_ns)), ""
+
+
+def _tell_gone(at_restart: Path, **told: str) -> None:
+    what = f"the checkpoint in use stays; a restart begins with {at_restart.name}, unless one is named again by then"
+    log.warning("checkpoint_name_gone", extra={**told, "next": what})

@@ -38,7 +38,7 @@ def make_checkpoints(
     settings: Settings, tagger: Tagger, images: ImageSource, batcher: Batcher, metrics: Metrics
 ) -> Checkpoints:
     """`tagger` in use, and others where one is named. Raises `SettingsError`."""
-    place = _place(settings)
+    place = _place(settings, metrics)
     table = settings.checkpoints
     config = SwapConfig(
         poll_seconds=table.poll_seconds,
@@ -82,13 +82,19 @@ def _user(settings: Settings, images: ImageSource, metrics: Metrics) -> Callable
     return in_use
 
 
-def _place(settings: Settings) -> CheckpointPlace | None:
+def _place(settings: Settings, metrics: Metrics) -> CheckpointPlace | None:
     table = settings.checkpoints
     if table.watch is not None:
-        return WatchedFile(table.watch)
+        return WatchedFile(table.watch, at_restart=settings.checkpoint)
     if table.watch_key is None:
         return None
     client = redis_client_of(settings.redis)
     if client is None:
         raise SettingsError("the settings are wrong: checkpoints.watch_key is a key of Redis, and redis.url isn't set")
-    return WatchedKey(client, table.watch_key, timeout_seconds=settings.redis.timeout_seconds)
+    return WatchedKey(
+        client,
+        table.watch_key,
+        metrics,
+        at_restart=settings.checkpoint,
+        timeout_seconds=settings.redis.timeout_seconds,
+    )

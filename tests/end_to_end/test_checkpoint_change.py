@@ -81,7 +81,7 @@ def test_a_watched_file_changes_the_checkpoint_amid_posts(
 def test_a_key_of_redis_names_the_checkpoint(
     environment: dict[str, str], redis_url: str, other_checkpoint: tuple[Path, str]
 ) -> None:
-    """Set before the start, it is what the worker starts with; set anew, it is swapped; a path of nothing is none."""
+    """Set before the start, it is what the worker starts with; set anew, it is swapped; one of nothing is refused."""
     path, new = other_checkpoint
     _, old = load(STARTER_CHECKPOINT)
     key = f"nametag:checkpoint:{uuid4().hex}"
@@ -92,8 +92,9 @@ def test_a_key_of_redis_names_the_checkpoint(
         worker.wait_ready()
         assert id_in_use(worker) == [new]
         redis.set(key, str(path.with_name("nothing")))
+        until(lambda: changes(worker, "refused") == 1, worker.told)
         redis.set(key, str(STARTER_CHECKPOINT))
         until(lambda: id_in_use(worker) == [old], worker.told)
-        assert changes(worker, "refused") == 0
+        assert changes(worker, "refused") == 1
         assert worker.stop() == 0
     redis.delete(key)

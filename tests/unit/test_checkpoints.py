@@ -548,7 +548,7 @@ def test_a_watched_file_is_another_when_it_is_replaced(tmp_path: Path) -> None:
     """By another file, by a link to another, or by what is written to it; a missing one names nothing."""
 
     async def look() -> Named | None:
-        return await WatchedFile(tmp_path / "current").look()
+        return await WatchedFile(tmp_path / "current", at_restart=STARTER_CHECKPOINT).look()
 
     assert asyncio.run(look()) is None
     for number in range(2):
@@ -562,3 +562,26 @@ def test_a_watched_file_is_another_when_it_is_replaced(tmp_path: Path) -> None:
     assert second not in (None, first)
     (tmp_path / "1").write_bytes(b"a longer checkpoint")
     assert asyncio.run(look()) not in (None, second)
+
+
+def test_a_watched_file_that_goes_away_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Which checkpoint stays, and which a restart begins with; one that has yet to come is no news."""
+    path = tmp_path / "current"
+
+    async def scenario() -> None:
+        place = WatchedFile(path, at_restart=STARTER_CHECKPOINT)
+        for is_there in (False, True, False, False, True, False):
+            path.unlink(missing_ok=True)
+            if is_there:
+                path.touch()
+            assert (await place.look() is not None) == is_there
+            lines.append(len(caplog.records))
+        await place.close()
+
+    lines: list[int] = []
+    asyncio.run(scenario())
+    assert lines == [0, 0, 1, 1, 1, 2]
+    told = vars(caplog.records[0])
+    assert (told["message"], told["file"]) == ("checkpoint_name_gone", str(path))
+    assert told["reason"] == "No such file or directory"
+    assert told["next"].startswith("the checkpoint in use stays; a restart begins with nametag-starter.safetensors")
