@@ -32,6 +32,8 @@ from worker.shadow import Shadow, ShadowPost, Unfit, check_on_sample, sample_agr
 
 log = logging.getLogger("nametag.checkpoints")
 
+NOT_AGAIN = "it isn't tried again until its file changes, or another is named"
+
 MOST_FAILURES = 3
 """So many posts that only the new checkpoint breaks on put the one before in use again."""
 
@@ -229,7 +231,8 @@ class Checkpoints:
             "file": named.path.name,
             "reason": (str(error) or type(error).__name__)[:500],
             "kept": self.current.tagger.checkpoint_id,
-            "next": "name another checkpoint" if pause is None else f"it is tried again in {pause:.1f} s",
+            # Not what to do: the reason says that itself, where anything can be done.
+            "next": NOT_AGAIN if pause is None else f"it is tried again in {pause:.1f} s",
         }
         log.error("checkpoint_refused", extra=extra)
 
@@ -251,7 +254,7 @@ class Checkpoints:
         self._metrics.checkpoint_changes.labels("rolled_back").inc()
         self._tell_current(rejected)
         ids = {"given_up": rejected.tagger.checkpoint_id, "now": self.current.tagger.checkpoint_id}
-        why = {"reason": reason[:500], "next": "name another checkpoint"}
+        why = {"reason": reason[:500], "next": NOT_AGAIN}
         log.error("checkpoint_rolled_back", extra={**ids, **self._told, **why})
 
     def _end_trial_in_time(self) -> None:

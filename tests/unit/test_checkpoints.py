@@ -27,7 +27,7 @@ from worker.batch_runner import BatchLimits, BatchRunner, Prepared
 from worker.batches import Batcher
 from worker.checkpoint_attempts import LONGEST_SECONDS, CheckpointAttempts
 from worker.checkpoint_place import Named, WatchedFile, check_is_file
-from worker.checkpoints import MOST_FAILURES, Checkpoints, InUse, SwapConfig
+from worker.checkpoints import MOST_FAILURES, NOT_AGAIN, Checkpoints, InUse, SwapConfig
 from worker.desk import Desk, DeskConfig
 from worker.errors import TaggerBroken, TaggingFailed
 from worker.images import FoundFeatures, FoundPixels
@@ -227,7 +227,7 @@ def test_an_unfit_checkpoint_is_refused(bad: Fake | Exception, caplog: pytest.Lo
     world = run(scenario)
     assert (world.count("refused"), world.count("swapped")) == (1, 0)
     (told,) = [record for record in caplog.records if record.message == "checkpoint_refused"]
-    assert (told.kept, told.next) == ("old", "name another checkpoint")  # type: ignore[attr-defined]
+    assert (told.kept, told.next) == ("old", NOT_AGAIN)  # type: ignore[attr-defined]
 
 
 def caused(error: Exception, cause: Exception) -> Exception:
