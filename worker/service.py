@@ -141,6 +141,7 @@ async def _run(
 async def _first_tagger(settings: Settings) -> Tagger:
     # On a thread that nobody waits for: a stop needn't wait for a disk, or a download.
     loader = OwnThread("first-checkpoint")
+    log.info("checkpoint_loading", extra={"file": str(settings.checkpoint)})
     try:
         return await loader.call(partial(load_tagger, settings))
     finally:

@@ -88,14 +88,18 @@ def test_a_stop_does_not_wait_for_a_checkpoint(
     assert (last["message"], last["by"], last["posts"]) == ("worker_stopped", "a signal", 0)
 
 
-def test_the_last_line_tells_what_was_done(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_first_line_tells_what_is_loaded_and_the_last_what_was_done(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """Posts in, what came of them, and for how long; of an error that it was one."""
     caplog.set_level("INFO", "nametag.worker")
     posts = tmp_path / "posts.jsonl"
     posts.write_text('{"id": "1", "text": "a"}\nnonsense\n')
     files = Files(posts=str(posts), events=str(tmp_path / "events"), dead_letters=str(tmp_path / "letters"))
     asyncio.run(run_worker(load_settings(), files))
-    last = vars(caplog.records[-1])
+    first, last = vars(caplog.records[0]), vars(caplog.records[-1])
+    # Before it is read, for that may take a minute.
+    assert (first["message"], first["file"]) == ("checkpoint_loading", str(STARTER_CHECKPOINT))
     assert (last["message"], last["by"]) == ("worker_stopped", "the end of the posts")
     assert (last["posts"], last["events"], last["dead_letters"], last["tombstones"]) == (2, 1, 1, 0)
     assert 0 < last["seconds"] < 60
