@@ -190,7 +190,7 @@ def _worker(options: argparse.Namespace) -> None:
     from worker.settings_loading import load_settings
 
     settings = load_settings(options.config)
-    configure_logs(settings.log_format)
+    configure_logs(settings.log_format, settings.log_level.upper())
     told = {"version": version("nametag"), "checkpoint": settings.checkpoint.name, "device": settings.device}
     logging.getLogger("nametag.worker").info("starting", extra=told)
     # After the settings, for it imports torch: what is wrong in the settings is told at once.

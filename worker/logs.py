@@ -29,7 +29,7 @@ class _Formatter(logging.Formatter):
         return f"{moment} {record.levelname:<7} {record.name} {record.getMessage()} {told}".rstrip()
 
 
-def configure_logs(style: Literal["text", "json"], level: int = logging.INFO) -> None:
+def configure_logs(style: Literal["text", "json"], level: int | str) -> None:
     """Send nametag's logs to standard error, and of the libraries' only warnings."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Formatter(style))

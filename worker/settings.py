@@ -282,6 +282,9 @@ class Settings(BaseSettings):
         False, description="Whether posts with a traceparent get spans, sent by OTLP; OTEL_… variables say where."
     )
     log_format: Literal["text", "json"] = Field("text", description="Whether logs are lines of text or of JSON.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="The least that is logged; debug adds a line for each publication."
+    )
     kafka: KafkaTable = Field(KafkaTable(), description="The brokers, the topics and the consumer group.")
     redis: RedisTable = Field(RedisTable(), description="The image cache.")
     images: ImagesTable = Field(ImagesTable(), description="How pictures are fetched.")

@@ -76,6 +76,7 @@ def test_a_wrong_key_is_told_with_the_right_one(tmp_path: Path, toml: str, told:
         ("NAMETAG_KAFKA", '{"group": "x"}', "kafka.group (NAMETAG_KAFKA) is no setting; did you mean group_id?"),
         ("NAMETAG_BATCH__MAX_POSTS", "many", "batch.max_posts (NAMETAG_BATCH__MAX_POSTS) must be a valid integer"),
         ("NAMETAG_LOG_FORMAT", "xml", "log_format (NAMETAG_LOG_FORMAT) must be 'text' or 'json'"),
+        ("NAMETAG_LOG_LEVEL", "INFO", "log_level (NAMETAG_LOG_LEVEL) must be 'debug', 'info', 'warning' or 'error'"),
         ("NAMETAG_IMAGES__ALLOW_ORIGINS", '["http://a', "images.allow_origins (NAMETAG_IMAGES__ALLOW_ORIGINS) must be "
          "origins separated by commas, or a JSON list"),
         ("NAMETAG_IMAGES__ALLOW_ORIGINS", "cdn.example", "must be origins such as http://127.0.0.1:8000"),
