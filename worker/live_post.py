@@ -18,7 +18,7 @@ WORDS_ALONE = "blstm_crf"
 FATES = {
     ImageStatus.USED: "",
     ImageStatus.NONE: "no picture",
-    ImageStatus.NOT_FOUND: "its host has no such picture",
+    ImageStatus.NOT_FOUND: "no such picture, or no such host",
     ImageStatus.GONE: "the picture was taken away",
     ImageStatus.FORBIDDEN: "its host won't give the picture out",
     ImageStatus.BLOCKED_ADDRESS: "the picture's address is one that must not be fetched",

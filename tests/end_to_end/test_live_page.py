@@ -1,5 +1,6 @@
 """The live page of a real worker in a real headless Chromium."""
 
+import dataclasses
 import json
 import os
 import re
@@ -14,7 +15,9 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from model.checkpoint import load, save
 from tests.end_to_end.live_worker import LiveWorker, live_worker, picture_host
+from worker.settings import STARTER_CHECKPOINT
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 EXAMPLES = Path(__file__).parents[2] / "worker" / "examples" / "images"
@@ -144,7 +147,7 @@ def test_where_only_features_are_kept_the_attention_is_shown_alone(
     )
     assert entry.locator("img").count() == 0
     missing = post(worker, page, "missing", "Lisbon by night", image_url=f"{host[0]}/nope.jpg")
-    expect(missing).to_contain_text("its host has no such picture (not_found)")
+    expect(missing).to_contain_text("no such picture, or no such host (not_found)")
     wordless = post(worker, page, "wordless", "", image_url=pitch)
     expect(wordless).to_contain_text("the picture wasn't looked at: the post has no words to tag")
 
@@ -279,7 +282,7 @@ def test_a_phone_needs_no_scrolling_sideways_and_all_words_can_be_read(
         ".words",
         ".about span",
         ".about time",
-        "footer p",
+        "#checkpoint",
     ):
         ink, ground = page.locator(selector).first.evaluate(grounds)
         assert contrast(ink, ground) >= 4.5, selector
@@ -354,6 +357,29 @@ def test_a_page_comes_back_to_a_new_worker_with_what_stands_there(browser: Brows
         expect(page.locator(".post")).to_have_count(0)
         post(worker, page, "behind", "Maria in Lisbon")
     page.close()
+
+
+def test_the_head_of_the_page_tells_the_checkpoint_in_use(visit: Open, tmp_path: Path) -> None:
+    """With the first post after a change it is the new one, which is seen without scrolling."""
+    watched = tmp_path / "current.safetensors"
+    settings = {"NAMETAG_CHECKPOINTS__WATCH": str(watched), "NAMETAG_CHECKPOINTS__POLL_SECONDS": "0.2"}
+    starter, old = load(STARTER_CHECKPOINT)
+    with live_worker(tmp_path / "run", settings) as worker:
+        page = visit(worker.address)
+        header = page.get_by_role("banner")
+        post(worker, page, "before", "Maria in Lisbon")
+        expect(header).to_contain_text(f"checkpoint {old}, attention_gate")
+        new = save(dataclasses.replace(starter, temperature=2.0), tmp_path / "new")
+        (tmp_path / "new").rename(watched)
+        wait_for(lambda: f'id="{new}"' in metrics(worker))
+        post(worker, page, "behind", "Maria in Lisbon")
+        expect(header).to_contain_text(f"checkpoint {new}, attention_gate")
+        expect(header).not_to_contain_text(old)
+        page.close()
+
+
+def metrics(worker: LiveWorker) -> str:
+    return str(urllib.request.urlopen(f"{worker.address}/metrics").read().decode())
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
