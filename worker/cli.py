@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import atexit
 import contextlib
 import logging
 import os
@@ -46,17 +47,25 @@ def run() -> NoReturn:
     """The program: `main`, then the end of the process, whatever its threads still do.
 
     A look-up of a host's name can't be broken off, and Python would wait for its thread for half a minute;
-    a client's daemon thread that logs while the interpreter is taken apart aborts the process.
+    a client's daemon thread that logs while the interpreter is taken apart aborts the process. And to take torch
+    apart lasts a second, and several on a slow disk, under a last line that says that the worker has stopped.
     """
     status = main()
     if threading.active_count() == 1:
-        sys.exit(status)
-    logging.shutdown()
-    with contextlib.suppress(Exception):
-        # Else multiprocessing's own process finds the semaphores left behind, and warns under the last line.
-        sys.modules["multiprocessing.util"]._run_finalizers(0)
-    with contextlib.suppress(OSError):
+        atexit._run_exitfuncs()
+    else:
+        # Not all of these, for some wait.
+        logging.shutdown()
+        with contextlib.suppress(Exception):
+            # Else multiprocessing's own process finds the semaphores left behind, and warns under the last line.
+            sys.modules["multiprocessing.util"]._run_finalizers(0)
+    try:
         sys.stdout.flush()
+    except BrokenPipeError:
+        status = status or EXIT_FAILED
+    except OSError as error:
+        status = status or _fail(error)
+    with contextlib.suppress(OSError):
         sys.stderr.flush()
     os._exit(status)
 

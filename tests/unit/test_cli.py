@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -100,3 +101,33 @@ worker.cli.run()
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False, timeout=30)
     assert (done.returncode, done.stderr) == (1, b"")
+
+
+def test_the_process_ends_without_taking_itself_apart() -> None:
+    """With torch that lasts a second under the last line; what was to be done at the end is done."""
+    code = """
+import atexit
+import worker.cli
+class Large:
+    def __del__(self):
+        print("taken apart")
+def main():
+    global kept
+    kept = Large()
+    atexit.register(print, "at the end")
+    return 0
+worker.cli.main = main
+worker.cli.run()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False, timeout=30)
+    assert (done.returncode, done.stdout) == (0, b"at the end\n")
+
+
+def test_an_output_that_is_lost_at_the_end_is_a_failure() -> None:
+    """A disk may be full only when the last lines are written, after the command itself went well."""
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "worker.cli", "config"], stdout=full, stderr=subprocess.PIPE, check=False, timeout=30
+        )
+    assert done.returncode == 1
+    assert b"nametag: [Errno 28] No space left on device\n" in done.stderr
