@@ -17,7 +17,7 @@ class Gallery:
 
     def __init__(self) -> None:
         self._pictures: OrderedDict[str, np.ndarray | bytes] = OrderedDict()
-        self._digests: OrderedDict[str, str] = OrderedDict()
+        self._shown_by: OrderedDict[str, set[str]] = OrderedDict()
         self._converting = asyncio.Lock()
 
     def __contains__(self, digest: object) -> bool:
@@ -25,27 +25,31 @@ class Gallery:
 
     def note(self, post_id: str, digest: str, pixels: np.ndarray | None) -> None:
         """That the post shows the picture, whose pixels (3, 224, 224) are at hand or not."""
-        self._digests[post_id] = digest
-        self._digests.move_to_end(post_id)
-        if len(self._digests) > MAX_POSTS:
-            self._digests.popitem(last=False)
         if pixels is not None:
             self._pictures.setdefault(digest, pixels)
-        if digest in self._pictures:
-            self._pictures.move_to_end(digest)
+        if digest not in self._pictures:
+            return
+        self._pictures.move_to_end(digest)
         if len(self._pictures) > MAX_PICTURES:
             self._pictures.popitem(last=False)
+        # Also what an earlier event of the post showed, as long as it is here.
+        shown = {each for each in self._shown_by.get(post_id, ()) if each in self._pictures}
+        self._shown_by[post_id] = shown | {digest}
+        self._shown_by.move_to_end(post_id)
+        if len(self._shown_by) > MAX_POSTS:
+            # With its pictures: its tombstone would find them no more.
+            self.forget(next(iter(self._shown_by)))
 
     def forget(self, post_id: str) -> None:
-        """Drop the post's picture, where no other post shows it."""
-        digest = self._digests.pop(post_id, None)
-        if digest is not None and digest not in self._digests.values():
-            self._pictures.pop(digest, None)
+        """Drop all pictures that the post showed, where no other post that is remembered shows them."""
+        for digest in self._shown_by.pop(post_id, ()):
+            if not any(digest in shown for shown in self._shown_by.values()):
+                self._pictures.pop(digest, None)
 
     def clear(self) -> None:
         """Drop all."""
         self._pictures.clear()
-        self._digests.clear()
+        self._shown_by.clear()
 
     async def jpeg(self, digest: str) -> bytes | None:
         """The picture as JPEG; None for one that isn't here, or isn't any more."""

@@ -24,7 +24,7 @@ from model.inference import Tagging
 from worker.batch_runner import Tagged
 from worker.images import FoundFeatures, FoundPixels
 from worker.live import MAX_AWAITED, MAX_GONE, MAX_QUEUED, MAX_WATCHERS, PER_SECOND, RING, LiveHub, TooManyWatchers
-from worker.live_pictures import MAX_PICTURES, Gallery
+from worker.live_pictures import MAX_PICTURES, MAX_POSTS, Gallery
 from worker.live_post import FATES, MAX_CHARACTERS, gaze, heat_levels, post_json
 from worker.live_rates import Rates
 from worker.live_routes import LivePage, type_colours
@@ -274,6 +274,27 @@ def test_a_picture_goes_with_the_last_post_that_shows_it() -> None:
         assert f"{1:064x}" in gallery
 
     seconds(scenario())
+
+
+def test_a_tombstone_takes_the_pictures_of_all_events_of_its_post() -> None:
+    """A post that came again with another picture has shown two; what another post shows stays."""
+    gallery = Gallery()
+    first, second, shared = (letter * 64 for letter in "abc")
+    for digest in (first, second, shared):
+        gallery.note("1", digest, pixels())
+    gallery.note("2", shared, None)
+    gallery.forget("1")
+    assert [digest in gallery for digest in (first, second, shared)] == [False, False, True]
+
+
+def test_no_picture_outlives_the_memory_of_its_post() -> None:
+    """Many posts over few pictures: else the tombstone of one long ago would find nothing to drop."""
+    gallery = Gallery()
+    gallery.note("old", DIGEST, pixels())
+    for number in range(MAX_POSTS):
+        gallery.note(str(number), f"{number % 100:064x}", pixels())
+    assert DIGEST not in gallery
+    assert f"{0:064x}" in gallery
 
 
 # ---- a post in words ----
