@@ -8,6 +8,7 @@ import asyncio
 import hashlib
 import hmac
 import ipaddress
+import re
 import time
 from base64 import b64encode
 from urllib.parse import urlsplit
@@ -22,6 +23,8 @@ SIGN_IN = "/live/session"
 COOKIE = "nametag_session"
 SESSION_SECONDS = 12 * 3600
 FORM_SECONDS = 10.0
+
+_HOST = re.compile(r"(\[(?P<address>[0-9A-Fa-f:.]+)\]|(?P<name>[A-Za-z0-9._-]+))(:[0-9]{1,5})?")
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; "
@@ -120,10 +123,11 @@ class Access:
         return refuse(401, "a token is needed: Authorization: Bearer …", {"WWW-Authenticate": "Bearer"})
 
     def _is_own_name(self, host_header: str) -> bool:
-        try:
-            name = (urlsplit(f"//{host_header}").hostname or "").lower()
-        except ValueError:
+        # Of a user's name, a path or the like before or after it, a lenient parser would make one of ours.
+        told = _HOST.fullmatch(host_header)
+        if told is None:
             return False
+        name = (told["address"] or told["name"]).lower()
         # Behind an address stands no name that could lead elsewhere a moment later.
         return name in ("localhost", self._host) or _is_address(name)
 

@@ -9,6 +9,7 @@ import pytest
 from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, generate_latest
 
+from worker.access import Access
 from worker.errors import SettingsError
 from worker.metrics import Metrics
 from worker.server import ServerConfig, serve
@@ -102,6 +103,19 @@ def test_without_a_token_only_own_names_are_answered() -> None:
     # aiohttp refuses a host that can't be one by itself.
     assert all(status in (400, 403) for status in ask(*strange))
     assert ask(*probes) == [200] * 3
+
+
+def test_a_host_is_a_name_or_an_address_and_a_port() -> None:
+    """With anything else a parser that means well would find a name of ours in it."""
+    own = Access(None, "Worker_1.example")._is_own_name
+    for host in ("localhost", "worker_1.example:9464", "127.0.0.1:1", "[::1]:80", "LocalHost:65535"):
+        assert own(host), host
+    for host in (
+        "evil.example@localhost", "a:b@127.0.0.1", "@localhost", "localhost/evil.example", "localhost?evil",
+        "localhost#evil", "localhost\\evil", "localhost:80:80", "localhost:x", "localhost ", " localhost",
+        "local\thost", "localhost\n", "localhost,evil.example", "[::1", "::1", "[localhost]", "[::1]evil", "",
+    ):  # fmt: skip
+        assert not own(host), host
 
 
 @pytest.mark.parametrize("token", [None, TOKEN])
