@@ -106,6 +106,7 @@ class Checkpoints:
         self._num_failures = 0
         self._attempts = CheckpointAttempts(self._config.poll_seconds)
         self._shadow: Shadow | None = None
+        self._shadow_tower = ""
         self._told: dict[str, object] = {}
         """What is told of the one in use, when it is given up."""
         self.current = first
@@ -143,7 +144,8 @@ class Checkpoints:
     def note(self, in_use: InUse, text: str, prepared: Prepared, spans: tuple[TaggedSpan, ...]) -> None:
         """A post was tagged: a candidate may be shown it, too."""
         if self._shadow is not None and in_use is self.current and random.random() < self._config.shadow_share:
-            self._shadow.show(ShadowPost(text=text, prepared=prepared, spans=spans))
+            same_tower = in_use.tower_digest == self._shadow_tower
+            self._shadow.show(ShadowPost(text=text, prepared=prepared, spans=spans, same_tower=same_tower))
 
     def instead_of(self, failed: InUse) -> InUse | None:
         """Who may tag a post that `failed` broke on; None where nobody else is there."""
@@ -198,8 +200,8 @@ class Checkpoints:
     async def _shadowed(self, candidate: InUse) -> float | None:
         """How many names are the same; None where another file is named before that is known. Raises `Unfit`."""
         config = self._config
-        same_tower = candidate.tower_digest == self.current.tower_digest
-        self._shadow = Shadow(candidate.tagger, self._batcher, config.shadow_posts, same_tower=same_tower)
+        self._shadow_tower = candidate.tower_digest
+        self._shadow = Shadow(candidate.tagger, self._batcher, config.shadow_posts)
         extra = {"id": candidate.tagger.checkpoint_id, "num_posts": config.shadow_posts}
         log.info("checkpoint_shadowing", extra=extra)
         try:

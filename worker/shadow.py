@@ -130,6 +130,8 @@ class ShadowPost:
     text: str
     prepared: Prepared
     spans: tuple[TaggedSpan, ...]
+    same_tower: bool
+    """Whether it was prepared for the candidate's tower: the one in use may change meanwhile."""
 
 
 class Agreement:
@@ -156,17 +158,16 @@ class Agreement:
 class Shadow:
     """A candidate at work on copies of posts, between batches."""
 
-    def __init__(self, tagger: PostTagger, batcher: Batcher, num_posts: int, *, same_tower: bool) -> None:
+    def __init__(self, tagger: PostTagger, batcher: Batcher, num_posts: int) -> None:
         self._tagger = tagger
         self._batcher = batcher
         self._num_posts = num_posts
-        self._same_tower = same_tower
         self._waiting: asyncio.Queue[ShadowPost] = asyncio.Queue(MAX_SHADOW_WAITING)
         self.agreement = Agreement()
 
     def show(self, post: ShadowPost) -> None:
         """Have a post compared, if there is room and the candidate can see what was seen."""
-        if is_comparable(self._tagger, post.prepared, same_tower=self._same_tower) and not self._waiting.full():
+        if is_comparable(self._tagger, post.prepared, same_tower=post.same_tower) and not self._waiting.full():
             self._waiting.put_nowait(post)
 
     async def compare(self) -> None:
@@ -175,7 +176,7 @@ class Shadow:
             posts = [await self._waiting.get()]
             while len(posts) < SHADOW_BATCH and not self._waiting.empty():
                 posts.append(self._waiting.get_nowait())
-            act = partial(tag_in_shadow, self._tagger, posts, same_tower=self._same_tower)
+            act = partial(tag_in_shadow, self._tagger, posts)
             try:
                 taggings = await self._batcher.between_batches(act)
             except Exception as error:
@@ -185,10 +186,10 @@ class Shadow:
                 self.agreement.add(post.spans, tagging.spans)
 
 
-def tag_in_shadow(tagger: PostTagger, posts: Sequence[ShadowPost], *, same_tower: bool) -> list[Tagging]:
+def tag_in_shadow(tagger: PostTagger, posts: Sequence[ShadowPost]) -> list[Tagging]:
     """What the candidate says of `posts`; for the device's thread."""
     inputs = [
-        TaggingInput(tokens=tagger.tokenize(post.text), features=_features(tagger, post.prepared, same_tower))
+        TaggingInput(tokens=tagger.tokenize(post.text), features=_features(tagger, post.prepared, post.same_tower))
         for post in posts
     ]
     return tagger.tag(inputs)

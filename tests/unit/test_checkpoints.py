@@ -534,6 +534,34 @@ def test_features_of_another_tower_are_not_compared() -> None:
     assert is_comparable(Fake("blind"), features, same_tower=False)
 
 
+def test_after_a_rollback_amid_a_shadow_features_are_the_other_towers() -> None:
+    """A candidate with the tower of the one given up isn't compared on what the one before it saw."""
+    features = Prepared(tokens=(), picture=FoundFeatures(digest="d", features=np.zeros((49, 8), np.float16)))
+
+    async def scenario(world: World) -> None:
+        checkpoints = world.checkpoints
+        await world.offer(Fake("bad"))
+        # Posts are shadowed only from here on: "bad" is taken over at once.
+        checkpoints._config = replace(checkpoints._config, shadow_share=1.0)
+        first, bad = checkpoints.instead_of(checkpoints.current), checkpoints.current
+        assert first is not None
+        checkpoints.current = bad = replace(bad, tower_digest="another")
+        candidate = replace(world.in_use(Fake("new", uses_image=True)), tower_digest="another")
+        shadowing = asyncio.create_task(checkpoints._shadowed(candidate))
+        await asyncio.sleep(0)
+        shadow = checkpoints._shadow
+        assert shadow is not None
+        checkpoints.note(bad, "Anna", features, ())
+        assert shadow._waiting.qsize() == 1
+        checkpoints.blame(bad, TaggerBroken("broken"))
+        assert checkpoints.current is first
+        checkpoints.note(first, "Anna", features, ())
+        assert shadow._waiting.qsize() == 1
+        shadowing.cancel()
+
+    run(scenario)
+
+
 def test_names_outside_of_the_text_are_unfit() -> None:
     """A checkpoint whose offsets lie is found on the sample, before any event has them."""
     liar = Fake("new")
