@@ -25,6 +25,7 @@ from worker.batches import Batcher
 from worker.checkpoint_attempts import CheckpointAttempts
 from worker.checkpoint_place import CheckpointPlace, Named, check_is_file
 from worker.errors import TaggerBroken, WorkerError
+from worker.give_back_memory import give_back_memory
 from worker.images import ImageSource
 from worker.metrics import Metrics
 from worker.own_thread import OwnThread
@@ -107,6 +108,8 @@ class Checkpoints:
         self._attempts = CheckpointAttempts(self._config.poll_seconds)
         self._shadow: Shadow | None = None
         self._shadow_tower = ""
+        self._has_let_go = False
+        """Whether a checkpoint was settled, given up or refused, so that at the next look its memory is free."""
         self._told: dict[str, object] = {}
         """What is told of the one in use, when it is given up."""
         self.current = first
@@ -128,6 +131,9 @@ class Checkpoints:
         if at_start and self._config.shadow_share > 0:
             return
         self._end_trial_in_time()
+        if self._has_let_go:
+            self._has_let_go = False
+            await self._loader.call(give_back_memory)
         named = await self._place.look() if self._place is not None else None
         if named is None or not self._attempts.begins(named):
             return
@@ -228,6 +234,7 @@ class Checkpoints:
 
     def _refuse(self, named: Named, error: Exception) -> None:
         self._metrics.checkpoint_changes.labels("refused").inc()
+        self._has_let_go = True
         pause = self._attempts.failed(error)
         extra: dict[str, object] = {
             "file": named.path.name,
@@ -254,6 +261,7 @@ class Checkpoints:
         assert self._previous is not None
         rejected, self.current, self._previous = self.current, self._previous, None
         self._metrics.checkpoint_changes.labels("rolled_back").inc()
+        self._has_let_go = True
         self._tell_current(rejected)
         ids = {"given_up": rejected.tagger.checkpoint_id, "now": self.current.tagger.checkpoint_id}
         why = {"reason": reason[:500], "next": NOT_AGAIN}
@@ -262,6 +270,7 @@ class Checkpoints:
     def _end_trial_in_time(self) -> None:
         if self._previous is not None and time.monotonic() >= self._trial_until:
             self._previous = None
+            self._has_let_go = True
             log.info("checkpoint_settled", extra={"id": self.current.tagger.checkpoint_id})
 
     def _tell_current(self, before: InUse | None = None) -> None:

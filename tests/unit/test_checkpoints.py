@@ -2,9 +2,13 @@
 
 import asyncio
 import os
+import platform
 import re
+import sys
 import tempfile
+import threading
 import time
+import weakref
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +34,7 @@ from worker.checkpoint_place import Named, WatchedFile, check_is_file
 from worker.checkpoints import MOST_FAILURES, NOT_AGAIN, Checkpoints, InUse, SwapConfig
 from worker.desk import Desk, DeskConfig
 from worker.errors import TaggerBroken, TaggingFailed
+from worker.give_back_memory import give_back_memory
 from worker.images import FoundFeatures, FoundPixels
 from worker.metrics import Metrics
 from worker.settings import STARTER_CHECKPOINT
@@ -532,6 +537,56 @@ def test_features_of_another_tower_are_not_compared() -> None:
     assert is_comparable(seeing, features, same_tower=True)
     assert is_comparable(seeing, pixels, same_tower=False)
     assert is_comparable(Fake("blind"), features, same_tower=False)
+
+
+def test_memory_is_given_back_once_for_each_checkpoint_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After one was refused, given up or settled; on the loader's thread, for it takes a while."""
+    threads: list[str] = []
+    monkeypatch.setattr("worker.checkpoints.give_back_memory", lambda: threads.append(threading.current_thread().name))
+
+    async def scenario(world: World) -> None:
+        await world.offer(Fake("unfit", breaks_on="Modern"), "first")
+        assert world.count("refused") == 1
+        for expected in (1, 1):
+            await world.checkpoints.look()
+            assert len(threads) == expected
+        await world.offer(Fake("bad"), "second")
+        world.checkpoints.blame(world.checkpoints.current, TaggerBroken("broken"))
+        await world.checkpoints.look()
+        assert len(threads) == 2
+        await world.offer(Fake("good"), "third")
+        world.checkpoints._trial_until = 0.0
+        await world.checkpoints.look()
+        await world.checkpoints.look()
+        assert threads == ["checkpoint-loader"] * 3
+
+    run(scenario)
+
+
+def test_memory_that_was_freed_goes_back_to_the_system() -> None:
+    """Also from cycles, which a checkpoint's modules are."""
+
+    class Cycle:
+        def __init__(self) -> None:
+            self.me = self
+
+    cycle = weakref.ref(Cycle())
+    give_back_memory()
+    assert cycle() is None
+    if sys.platform != "linux" or "glibc" not in platform.libc_ver():
+        return
+    # Small ones, with a few between them that stay, so that glibc can't give them back by itself.
+    blocks = [bytes(2000) for _ in range(100_000)]
+    kept, full = blocks[::500], _resident()
+    del blocks
+    give_back_memory()
+    assert len(kept) == 200
+    assert _resident() < full - 100_000_000
+
+
+def _resident() -> int:
+    """Bytes of this process that are in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def test_after_a_rollback_amid_a_shadow_features_are_the_other_towers() -> None:
