@@ -91,7 +91,8 @@ class WatchedKey:
         """The file that the key names now."""
         try:
             async with asyncio.timeout(self._timeout_seconds):
-                value = await self._client.get(self._key)
+                # No more than a path, whatever somebody has put there.
+                value = await self._client.getrange(self._key, 0, MAX_PATH_BYTES - 1)
         except (RedisError, OSError, TimeoutError) as error:
             if not self._is_away:
                 told = {"key": self._key, "error": type(error).__name__, "said": code_of(error)}
@@ -99,7 +100,7 @@ class WatchedKey:
             self._is_away = True
             return None
         self._is_away = False
-        text = (value if isinstance(value, bytes) else b"")[:MAX_PATH_BYTES].decode("utf-8", "replace").strip()
+        text = (value if isinstance(value, bytes) else b"").decode("utf-8", "replace").strip()
         named, reason = await self._disk.call(partial(_named, Path(text))) if text else (None, "the key isn't set")
         if named is not None:
             self._there, self._missing = text, ""
@@ -133,6 +134,9 @@ def check_is_file(path: Path) -> None:
     found = path.stat()
     if not stat.S_ISREG(found.st_mode):
         raise ValueError("it is no regular file")
+    if found.st_size == 0:
+        # So are those of the kernel in /proc, which may not end either.
+        raise ValueError("it is empty")
     if found.st_size > MAX_FILE_BYTES:
         raise ValueError(f"it has more than {MAX_FILE_BYTES >> 30} GiB")
 

@@ -164,7 +164,7 @@ class Publisher:
             finished.trace.published(begun_ns)
             self._on_published(finished.fate)
         offsets = {str(partition): offset for partition, offset in release.offsets.items()}
-        log.debug("published", extra={"num_posts": len(release.outcomes), "offsets": offsets})
+        log.info("published", extra={"num_posts": len(release.outcomes), "offsets": offsets})
         return release.offsets
 
     def _unless_deleted(self, finished: Finished) -> Finished:

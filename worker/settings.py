@@ -283,7 +283,7 @@ class Settings(BaseSettings):
     )
     log_format: Literal["text", "json"] = Field("text", description="Whether logs are lines of text or of JSON.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="The least that is logged; debug adds a line for each publication."
+        "info", description="The least that is logged; each publication is a line of info."
     )
     kafka: KafkaTable = Field(KafkaTable(), description="The brokers, the topics and the consumer group.")
     redis: RedisTable = Field(RedisTable(), description="The image cache.")

@@ -55,6 +55,7 @@ def told(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
         ("runs/none.safetensors", "runs/none.safetensors", "No such file or directory"),
         ("/a\0b", "/a\ufffdb", "embedded null byte"),
         ("/a\nb", "/a b", "No such file or directory"),
+        ("/" + "a" * 60_000_000, "/" + "a" * 4095, "File name too long"),
     ],
 )
 def test_a_path_of_no_file_is_refused_once(

@@ -111,7 +111,7 @@ class Place:
 
     def name(self, checkpoint: str, version: int = 0) -> None:
         path = Path(self._folder.name) / checkpoint
-        path.touch()
+        path.write_bytes(b"stands for one")
         self.named = Named(path, (0, 0, version))
 
 
@@ -404,11 +404,13 @@ def test_two_bad_ones_in_a_row_bring_back_the_last_that_was_good() -> None:
 
 
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
-    """A pipe would never end, and a device neither; a build isn't begun."""
+    """A pipe would never end, and a device neither, nor some of the kernel's files; a build isn't begun."""
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", Path("/dev/zero"), tmp_path):
         with pytest.raises(ValueError, match="no regular file"):
             check_is_file(path)
+    with pytest.raises(ValueError, match="it is empty"):
+        check_is_file(Path("/proc/kmsg"))
 
 
 def test_a_checkpoint_whose_weights_overflow_is_refused() -> None:
@@ -656,7 +658,7 @@ def test_a_watched_file_that_goes_away_is_told_once(tmp_path: Path, caplog: pyte
         for is_there in (False, True, False, False, True, False):
             path.unlink(missing_ok=True)
             if is_there:
-                path.touch()
+                path.write_bytes(b"stands for one")
             assert (await place.look() is not None) == is_there
             lines.append(len(caplog.records))
         await place.close()
