@@ -49,6 +49,9 @@ class Cache(Protocol):
     async def recall(self, key: str) -> bytes | None:
         """The value; None where there is none for sure."""
 
+    async def recall_all(self, keys: Sequence[str]) -> Sequence[bytes | CacheUnsure | None]:
+        """The value of each key, None for none for sure, an error where there is something that isn't its."""
+
     async def keep(self, key: str, value: bytes, ttl_seconds: float) -> bytes | None:
         """Keep `value` for sure, for about `ttl_seconds`; what was there before, as far as that can be told."""
 
@@ -140,7 +143,29 @@ class RedisCache:
 
     async def recall(self, key: str) -> bytes | None:
         """The value, also where only memory has it; None where neither has."""
-        framed = await self._insist(lambda: self._redis.get(key))
+        return await self._recalled(key, await self._insist(lambda: self._redis.get(key)))
+
+    async def recall_all(self, keys: Sequence[str]) -> list[bytes | CacheUnsure | None]:
+        """The same of each key, in one question."""
+
+        def ask() -> object:
+            pipeline = self._redis.pipeline(transaction=False)
+            for key in keys:
+                pipeline.get(key)
+            return pipeline.execute()
+
+        replies = await self._insist(ask)
+        if not isinstance(replies, list) or len(replies) != len(keys):
+            raise CacheUnsure
+        found: list[bytes | CacheUnsure | None] = []
+        for key, reply in zip(keys, replies, strict=True):
+            try:
+                found.append(await self._recalled(key, reply))
+            except CacheUnsure as error:
+                found.append(error)
+        return found
+
+    async def _recalled(self, key: str, framed: object) -> bytes | None:
         if not isinstance(framed, bytes):
             return await self._spare.get(key)
         if framed[:DIGEST_BYTES] != _digest(key, framed[DIGEST_BYTES:]):

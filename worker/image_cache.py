@@ -16,6 +16,7 @@ import numpy as np
 
 from consumers.image_status import ImageStatus
 from worker.cache import Cache, CacheUnsure
+from worker.delete_marks import DeleteMarks
 from worker.packed_features import pack, unpack
 from worker.picture_uses import PictureUses
 
@@ -92,12 +93,12 @@ class ImageCache:
         read_seconds: float = 0.25,
     ) -> None:
         self._cache = cache
-        self._marks = marks
         self._tower_digest = tower_digest
         self._shape = feature_shape
         self._limits_digest = limits_digest
         self._read_seconds = read_seconds
-        self._uses = PictureUses(cache, marks)
+        self._uses = PictureUses(cache)
+        self._marks = DeleteMarks(cache if marks is None else marks)
         self._writes = _Writes()
         self._towers = {tower_digest}
 
@@ -112,11 +113,10 @@ class ImageCache:
             self._cache,
             tower_digest,
             feature_shape,
-            marks=self._marks,
             limits_digest=self._limits_digest,
             read_seconds=self._read_seconds,
         )
-        other._writes, other._towers = self._writes, self._towers
+        other._writes, other._towers, other._marks = self._writes, self._towers, self._marks
         self._towers.add(tower_digest)
         return other
 
@@ -213,11 +213,11 @@ class ImageCache:
 
     async def mark_deleted(self, post_id: str) -> None:
         """Remember that the post is deleted for good. Raises `CacheUnsure`."""
-        await self._uses.mark_deleted(post_id)
+        await self._marks.mark(post_id)
 
     async def is_deleted(self, post_id: str) -> bool:
         """Whether the post was deleted for good. Raises `CacheUnsure`."""
-        return await self._uses.is_deleted(post_id)
+        return await self._marks.is_marked(post_id)
 
     async def _wait_for_writes(self) -> None:
         """For those under way now: what they write is to be found, and not to come after what is dropped."""

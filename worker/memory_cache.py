@@ -39,6 +39,10 @@ class MemoryCache:
         """The same as `get`: memory is always sure."""
         return await self.get(key)
 
+    async def recall_all(self, keys: Sequence[str]) -> Sequence[bytes | None]:
+        """The same of each key."""
+        return [await self.recall(key) for key in keys]
+
     async def keep(self, key: str, value: bytes, ttl_seconds: float) -> bytes | None:
         """The same as `set`; what was there before."""
         before = self._fresh(key)

@@ -3,8 +3,7 @@
     post ──▶ URL ──▶ pixels        nametag:post:…, nametag:shown:…
     post ◀── URL ◀── pixels        nametag:posts-of:…, nametag:urls-of:… (sets)
 
-All names are digests. They are kept for longer than what they lead to. The marks of deleted posts (nametag:deleted:…)
-lead to nothing, and may be kept elsewhere, where no picture can crowd them out.
+All names are digests. They are kept for longer than what they lead to.
 """
 
 import hashlib
@@ -16,14 +15,10 @@ USES_SECONDS = 9 * 86_400.0
 
 
 class PictureUses:
-    """The uses of pictures, in a cache.
+    """The uses of pictures, in a cache."""
 
-    `marks` keeps which posts are deleted; None for the same cache.
-    """
-
-    def __init__(self, cache: Cache, marks: Cache | None = None) -> None:
+    def __init__(self, cache: Cache) -> None:
         self._cache = cache
-        self._marks = cache if marks is None else marks
 
     async def note_post(self, post_id: str, url_digest: str) -> str | None:
         """That this post shows what is at this URL, and no more what is at the one that is given back, if any is.
@@ -69,14 +64,6 @@ class PictureUses:
         """Drop what is known of the post. Raises `CacheUnsure`."""
         await self._cache.delete([_post_key(post_id)])
 
-    async def mark_deleted(self, post_id: str) -> None:
-        """Remember that the post is deleted, for one that comes late. Raises `CacheUnsure`."""
-        await self._marks.keep(_deleted_key(post_id), b"1", USES_SECONDS)
-
-    async def is_deleted(self, post_id: str) -> bool:
-        """Whether it was marked as deleted. Raises `CacheUnsure`."""
-        return await self._marks.recall(_deleted_key(post_id)) is not None
-
 
 def _post_key(post_id: str) -> str:
     return f"nametag:post:{_digest(post_id)}"
@@ -84,10 +71,6 @@ def _post_key(post_id: str) -> str:
 
 def _shown_key(url_digest: str) -> str:
     return f"nametag:shown:{url_digest}"
-
-
-def _deleted_key(post_id: str) -> str:
-    return f"nametag:deleted:{_digest(post_id)}"
 
 
 def _digest(post_id: str) -> str:

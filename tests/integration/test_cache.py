@@ -85,6 +85,19 @@ def test_what_is_deleted_is_gone(make_cache: MakeCache) -> None:
     run(make_cache, scenario)
 
 
+def test_many_are_recalled_in_one_question(make_cache: MakeCache) -> None:
+    """Each as it would be alone, in their order; none asked, none told."""
+    key = uuid4().hex
+
+    async def scenario(cache: Cache) -> None:
+        await cache.keep(key + "a", b"x", 60)
+        await cache.keep(key + "c", b"", 60)
+        assert await cache.recall_all([key + end for end in "abca"]) == [b"x", None, b"", b"x"]
+        assert await cache.recall_all([]) == []
+
+    run(make_cache, scenario)
+
+
 def test_a_set_knows_how_many_are_left(make_cache: MakeCache) -> None:
     """Members count once, each for its own time; what isn't in it can be taken out; an empty one is as none."""
     key = uuid4().hex
@@ -132,7 +145,7 @@ def test_trouble_is_not_taken_for_a_miss(redis_url: str) -> None:
         cache._open_until = time.monotonic() + 60
         for call in (
             cache.add(key, "b", 60), cache.remove(key, "c"), cache.delete([key + "x"]), cache.recall(key + "x"),
-            cache.keep(key + "kept", b"x", 60),
+            cache.recall_all([key]), cache.keep(key + "kept", b"x", 60),
         ):  # fmt: skip
             with pytest.raises(CacheUnsure):
                 await call
@@ -153,6 +166,9 @@ def test_what_is_corrupt_is_not_taken_for_a_miss(redis_url: str) -> None:
         cache = RedisCache(redis_url, CacheLimits())
         with pytest.raises(CacheUnsure):
             await cache.recall(key)
+        corrupt, missing = await cache.recall_all([key, key + "none"])
+        assert isinstance(corrupt, CacheUnsure)
+        assert missing is None
         await cache.close()
 
     asyncio.run(scenario())

@@ -69,6 +69,9 @@ def works(url: str, *, keys: Sequence[str] = ("a", "b", "c"), **kind: Any) -> li
             # What deletes ask for, too.
             await cache.keep(f"{key}:kept", b"x", 60)
             assert await cache.recall(f"{key}:kept") == b"x"
+            # On several nodes of a cluster.
+            many = [f"{key}:{number}" for number in range(20)]
+            assert await cache.recall_all([*many, f"{key}:kept"]) == [None] * 20 + [b"x"]
             await cache.add(f"{key}:set", "member", 60)
             assert await cache.remove(f"{key}:set", "other") == 1
             await cache.delete([f"{key}:kept", f"{key}:set"])
