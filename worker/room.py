@@ -59,13 +59,9 @@ class Room:
         async with self._changed:
             await self._changed.wait_for(lambda: self.num_posts == 0)
 
-    async def wait_half_full(self) -> None:
-        """Wait until half of the room, by posts or by bytes, is taken."""
-        limits = self._limits
-        async with self._changed:
-            await self._changed.wait_for(
-                lambda: 2 * self.num_posts >= limits.max_posts or 2 * self.num_bytes >= limits.max_bytes
-            )
+    def is_half(self, num_posts: int, num_bytes: int) -> bool:
+        """Whether so much takes half of the room, by posts or by bytes."""
+        return 2 * num_posts >= self._limits.max_posts or 2 * num_bytes >= self._limits.max_bytes
 
     def _fits(self, num_bytes: int) -> bool:
         if self.num_posts == 0:

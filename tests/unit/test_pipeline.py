@@ -369,6 +369,25 @@ def test_what_nobody_knows_the_fate_of_is_read_again() -> None:
     assert world.count("nametag_posts_in_flight") == 0
 
 
+def test_publications_wait_for_each_other_until_half_of_the_room_is_finished() -> None:
+    """However many posts are under way: a transaction for each batch would cost the brokers several times as much."""
+
+    async def scenario(world: World) -> None:
+        gates = [world.images.gate(f"slow{number}") for number in range(6)]
+        world.send(post(0))
+        await world.until(lambda: world.source.committed == {FIRST: 1})
+        world.send(*(post(1 + number, image_url=f"slow{number}") for number in range(6)))
+        for gate in gates[:3]:
+            gate.set()
+        await world.until(lambda: world.pipeline.state().queues["publication"] == 3)
+        await asyncio.sleep(0.2)
+        assert world.source.committed == {FIRST: 1}
+        gates[3].set()
+        await world.until(lambda: world.source.committed == {FIRST: 5})
+
+    run(scenario, flush_seconds=3600, room=RoomLimits(max_posts=8))
+
+
 def test_the_pause_grows_while_nobody_knows(caplog: pytest.LogCaptureFixture) -> None:
     """Publications that stay unsettled are tried at growing intervals, though each is read again in between."""
 
