@@ -52,10 +52,8 @@ class LinearChainCRF(nn.Module):
             score = (score.unsqueeze(1) + transition.unsqueeze(2)).amax(0) + emitted
             scores.append(score)
         last = mask.sum(1) - 1  # (B,)
-        ends = torch.stack(scores).gather(0, last.expand(1, len(start), -1)).squeeze(0) + self.end.to(score).unsqueeze(
-            1
-        )
-        final = tag = ends.max(0).indices  # (B,)
+        ended = torch.stack(scores).gather(0, last.expand(1, len(start), -1)).squeeze(0)
+        final = tag = (ended + self.end.to(ended).unsqueeze(1)).max(0).indices  # (B,)
         path = [tag]
         for step in range(len(scores) - 2, -1, -1):
             before = (scores[step] + transition.index_select(1, tag)).max(0).indices

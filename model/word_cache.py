@@ -11,6 +11,9 @@ import torch
 from torch import Tensor
 
 NUM_KEPT = 16_384
+LONGEST_KEPT = 64
+"""Characters of a word that is kept: a post without a space may be one word of a megabyte."""
+
 MOST_AT_ONCE = 2048
 """Words that are spelled at once: long ones take 100 kB each while they are."""
 
@@ -25,6 +28,7 @@ class WordCache:
         self._embed = embed
         self._num_kept = num_kept
         self._places: dict[str, int] = {}
+        self._num_used = 1  # place 0 is the padding's
         self._table: Tensor | None = None
         self._lock = threading.Lock()
 
@@ -37,25 +41,28 @@ class WordCache:
             assert self._table is not None
             lengths = torch.tensor([len(sentence) for sentence in sentences])
             longest = int(lengths.max())
-            # Place 0 is the padding's.
             places = [
                 [*(self._places[word] for word in sentence), *[0] * (longest - len(sentence))] for sentence in sentences
             ]
+            for word in new:
+                if len(word) > LONGEST_KEPT:
+                    del self._places[word]
             return self._table[torch.tensor(places, device=self._table.device)], lengths
 
     def _learn(self, new: list[str], words: list[str]) -> None:
-        if len(self._places) + len(new) > self._num_kept:
+        if self._num_used + len(new) > self._num_kept:
             # All of them go: words that are common are back at once, and no order has to be kept.
             self._places.clear()
+            self._num_used = 1
             new = words
         for start in range(0, len(new), MOST_AT_ONCE):
             part = new[start : start + MOST_AT_ONCE]
             embedded = self._embed(part)
             self._reserve(1 + max(self._num_kept, len(words)), like=embedded)
             assert self._table is not None
-            first = 1 + len(self._places)
-            self._table[first : first + len(part)] = embedded
-            self._places |= {word: first + number for number, word in enumerate(part)}
+            self._table[self._num_used : self._num_used + len(part)] = embedded
+            self._places |= {word: place for place, word in enumerate(part, self._num_used)}
+            self._num_used += len(part)
 
     def _reserve(self, num_rows: int, like: Tensor) -> None:
         """Make room for as many words as a batch has, be they more than are kept."""
