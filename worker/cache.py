@@ -10,19 +10,21 @@ import hashlib
 import logging
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Protocol
 
 from redis.exceptions import NoPermissionError, OutOfMemoryError, ReadOnlyError, RedisError
 
 from worker.memory_cache import MAX_MEMBERS, MemoryCache
 from worker.redis_client import code_of, make_client
+from worker.redis_together import Command, Together
 
 log = logging.getLogger("nametag.cache")
 
 DIGEST_BYTES = 16
+TURNS_A_CONNECTION = 8
+"""Calls at once for each connection: those of one turn of asyncio's loop share a question."""
 INSIST_PAUSES = (0.0, 0.05, 0.2)
 """Before each try of what is insisted on, in seconds."""
 
@@ -54,6 +56,9 @@ class Cache(Protocol):
 
     async def keep(self, key: str, value: bytes, ttl_seconds: float) -> bytes | None:
         """Keep `value` for sure, for about `ttl_seconds`; what was there before, as far as that can be told."""
+
+    async def keep_listed(self, key: str, value: bytes, listed: tuple[str, str], ttl_seconds: float) -> bytes | None:
+        """`keep`, and in the same question `add` of `listed`, a set and its member."""
 
     async def delete(self, keys: Sequence[str]) -> None:
         """Drop what is kept under `keys`."""
@@ -109,8 +114,9 @@ class RedisCache:
         self._said: str | None = None
         """The last error code that Redis told, since it last did what it was asked."""
         self._spare = MemoryCache(max_bytes=limits.spare_bytes)
-        self._turns = asyncio.Semaphore(limits.max_connections)
-        self._insisting = asyncio.Semaphore(max(1, limits.max_connections // 2))
+        turns = limits.max_connections * TURNS_A_CONNECTION
+        self._turns = asyncio.Semaphore(turns)
+        self._insisting = asyncio.Semaphore(max(1, turns // 2))
         self._redis = make_client(
             url,
             is_cluster=is_cluster,
@@ -118,10 +124,14 @@ class RedisCache:
             timeout_seconds=limits.timeout_seconds,
             max_connections=limits.max_connections,
         )
+        self._together = Together(
+            self._redis, num_questions=limits.max_connections, timeout_seconds=limits.timeout_seconds
+        )
 
     async def get(self, key: str, deadline: float | None = None) -> bytes | None:
         """The value, None on a miss, on trouble, or where it isn't what was put there."""
-        framed = await self._call(lambda: self._redis.get(key), deadline)
+        replies = await self._call([("GET", key)], deadline)
+        framed = replies[0] if replies else None
         if not isinstance(framed, bytes):
             self._on_event("miss")
             return await self._spare.get(key)
@@ -137,26 +147,18 @@ class RedisCache:
         if len(value) > self._limits.max_value_bytes:
             self._on_event("too_large")
             return
-        milliseconds = self._milliseconds(ttl_seconds)
-        if not await self._call(lambda: self._redis.set(key, _digest(key, value) + value, px=milliseconds)):
+        replies = await self._call([self._put(key, value, ttl_seconds)])
+        if not replies or not replies[0]:
             await self._spare.set(key, value, ttl_seconds)
 
     async def recall(self, key: str) -> bytes | None:
         """The value, also where only memory has it; None where neither has."""
-        return await self._recalled(key, await self._insist(lambda: self._redis.get(key)))
+        (framed,) = await self._insist([("GET", key)])
+        return await self._recalled(key, framed)
 
     async def recall_all(self, keys: Sequence[str]) -> list[bytes | CacheUnsure | None]:
         """The same of each key, in one question."""
-
-        def ask() -> object:
-            pipeline = self._redis.pipeline(transaction=False)
-            for key in keys:
-                pipeline.get(key)
-            return pipeline.execute()
-
-        replies = await self._insist(ask)
-        if not isinstance(replies, list) or len(replies) != len(keys):
-            raise CacheUnsure
+        replies = await self._insist([("GET", key) for key in keys]) if keys else []
         found: list[bytes | CacheUnsure | None] = []
         for key, reply in zip(keys, replies, strict=True):
             try:
@@ -176,76 +178,64 @@ class RedisCache:
 
     async def keep(self, key: str, value: bytes, ttl_seconds: float) -> bytes | None:
         """Keep `value`, in memory at least; what was there before, here or in Redis."""
-        milliseconds = self._milliseconds(ttl_seconds)
-
-        def put() -> object:
-            pipeline = self._redis.pipeline(transaction=False)
-            pipeline.get(key)
-            pipeline.set(key, _digest(key, value) + value, px=milliseconds)
-            return pipeline.execute()
-
         before = await self._spare.keep(key, value, ttl_seconds)
-        reply = await self._insist(put)
+        framed, *_ = await self._insist([("GET", key), self._put(key, value, ttl_seconds)])
         await self._spare.delete([key])
-        if before is None and isinstance(reply, list) and isinstance(reply[0], bytes):
-            framed = reply[0]
-            before = framed[DIGEST_BYTES:] if framed[:DIGEST_BYTES] == _digest(key, framed[DIGEST_BYTES:]) else None
-        return before
+        return _unframed(key, framed) if before is None else before
+
+    async def keep_listed(self, key: str, value: bytes, listed: tuple[str, str], ttl_seconds: float) -> bytes | None:
+        """Both, in memory at least, and in one question."""
+        before = await self._spare.keep(key, value, ttl_seconds)
+        await self._spare.add(*listed, ttl_seconds)
+        commands = [("GET", key), self._put(key, value, ttl_seconds), *self._listing(*listed, ttl_seconds)]
+        framed, *_ = await self._insist(commands)
+        await self._spare.delete([key])
+        await self._spare.remove(*listed)
+        return _unframed(key, framed) if before is None else before
 
     async def delete(self, keys: Sequence[str]) -> None:
         """Drop what is kept under `keys`, here and in Redis."""
         await self._spare.delete(keys)
         # One by one: the keys of one command would have to be on one node of a cluster.
         for key in keys:
-            await self._insist(partial(self._redis.delete, key))
+            await self._insist([("DEL", key)])
 
     async def add(self, key: str, member: str, ttl_seconds: float) -> None:
         """Put `member` into the set `key`, in memory at least."""
-        now = time.time()
-
-        def put() -> object:
-            pipeline = self._redis.pipeline(transaction=False)
-            pipeline.zadd(key, {member: now + ttl_seconds})
-            pipeline.zremrangebyrank(key, 0, -1 - MAX_MEMBERS)
-            pipeline.pexpire(key, self._milliseconds(ttl_seconds))
-            return pipeline.execute()
-
         await self._spare.add(key, member, ttl_seconds)
-        await self._insist(put)
+        await self._insist(self._listing(key, member, ttl_seconds))
         await self._spare.remove(key, member)
 
     async def remove(self, key: str, member: str) -> int:
         """Take `member` out of the set `key`, here and in Redis; how many are left in both."""
-        now = time.time()
-
-        def take() -> object:
-            pipeline = self._redis.pipeline(transaction=False)
-            pipeline.zrem(key, member)
-            pipeline.zremrangebyscore(key, 0, now)
-            pipeline.zcard(key)
-            return pipeline.execute()
-
         in_memory = await self._spare.remove(key, member)
-        reply = await self._insist(take)
-        if not isinstance(reply, list) or not isinstance(reply[-1], int):
+        *_, num_left = await self._insist(
+            [("ZREM", key, member), ("ZREMRANGEBYSCORE", key, 0, time.time()), ("ZCARD", key)]
+        )
+        if not isinstance(num_left, int):
             raise CacheUnsure
-        return reply[-1] + in_memory
+        return num_left + in_memory
 
-    async def _insist(self, command: Callable[[], object]) -> object:
-        """Redis's answer, for which more than one try is worth it. Raises `CacheUnsure`."""
+    def _put(self, key: str, value: bytes, ttl_seconds: float) -> Command:
+        return "SET", key, _digest(key, value) + value, "PX", self._milliseconds(ttl_seconds)
 
-        async def answer() -> tuple[object]:
-            # A miss is an answer, too.
-            return (await command(),)  # type: ignore[misc]
+    def _listing(self, key: str, member: str, ttl_seconds: float) -> list[Command]:
+        return [
+            ("ZADD", key, time.time() + ttl_seconds, member),
+            ("ZREMRANGEBYRANK", key, 0, -1 - MAX_MEMBERS),
+            ("PEXPIRE", key, self._milliseconds(ttl_seconds)),
+        ]
 
+    async def _insist(self, commands: Sequence[Command]) -> list[object]:
+        """Redis's replies, for which more than one try is worth it. Raises `CacheUnsure`."""
         # A few at a time, or a burst of them would wait for its turns until its time is over.
         async with self._insisting:
             for pause in INSIST_PAUSES:
                 await asyncio.sleep(pause)
                 if self._bypasses():
                     break
-                if (found := await self._call(answer)) is not None:
-                    return found[0]  # type: ignore[index]
+                if (replies := await self._call(commands)) is not None:
+                    return replies
         raise CacheUnsure
 
     def _milliseconds(self, ttl_seconds: float) -> int:
@@ -258,8 +248,8 @@ class RedisCache:
             async with asyncio.timeout(self._limits.timeout_seconds):
                 await self._redis.aclose()
 
-    async def _call(self, command: Callable[[], object], deadline: float | None = None) -> object:
-        """Redis's answer, or None. `deadline`, in asyncio's time, may cut our own short."""
+    async def _call(self, commands: Sequence[Command], deadline: float | None = None) -> list[object] | None:
+        """Redis's replies, or None. `deadline`, in asyncio's time, may cut our own short."""
         if self._bypasses():
             return None
         own = asyncio.get_running_loop().time() + self._limits.timeout_seconds
@@ -271,15 +261,15 @@ class RedisCache:
             self._on_event("late")
             return None
         try:
-            return None if self._bypasses() else await self._answer(command, by)
+            return None if self._bypasses() else await self._answer(self._together.ask(*commands), by)
         finally:
             self._turns.release()
 
-    async def _answer(self, command: Callable[[], object], by: float) -> object:
+    async def _answer(self, asking: Awaitable[list[object]], by: float) -> list[object] | None:
         left = by - asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout_at(by):
-                reply = await command()  # type: ignore[misc]
+                replies = await asking
         except _REFUSALS as error:
             # Redis is there, and what it has can still be read.
             self._on_event("refused")
@@ -300,7 +290,7 @@ class RedisCache:
         if self._is_bypassed:
             self._is_bypassed = False
             log.info("cache_back")
-        return reply
+        return replies
 
     def _bypasses(self) -> bool:
         if time.monotonic() >= self._open_until:
@@ -327,3 +317,10 @@ class RedisCache:
 
 def _digest(key: str, value: bytes) -> bytes:
     return hashlib.blake2b(value, digest_size=DIGEST_BYTES, key=hashlib.sha256(key.encode()).digest()).digest()
+
+
+def _unframed(key: str, framed: object) -> bytes | None:
+    """The value that was put under `key`; None where this is none."""
+    if not isinstance(framed, bytes) or framed[:DIGEST_BYTES] != _digest(key, framed[DIGEST_BYTES:]):
+        return None
+    return framed[DIGEST_BYTES:]

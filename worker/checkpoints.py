@@ -25,7 +25,7 @@ from worker.batches import Batcher
 from worker.checkpoint_attempts import CheckpointAttempts
 from worker.checkpoint_place import CheckpointPlace, Named, check_is_file
 from worker.errors import TaggerBroken, WorkerError
-from worker.give_back_memory import give_back_memory
+from worker.garbage import give_back_memory
 from worker.images import ImageSource
 from worker.metrics import Metrics
 from worker.own_thread import OwnThread

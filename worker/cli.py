@@ -203,6 +203,7 @@ def _worker(options: argparse.Namespace) -> None:
     told = {"version": version("nametag"), "checkpoint": settings.checkpoint.name, "device": settings.device}
     logging.getLogger("nametag.worker").info("starting", extra=told)
     # After the settings, for it imports torch: what is wrong in the settings is told at once.
+    from worker.garbage import collect_seldom
     from worker.service import Files, run_worker
 
     files = None
@@ -212,7 +213,8 @@ def _worker(options: argparse.Namespace) -> None:
     def listening(address: str) -> None:
         logging.getLogger("nametag.worker").info("listening", extra={"address": address})
 
-    asyncio.run(run_worker(settings, files, on_listening=None if files else listening))
+    on_listening = None if files else listening
+    asyncio.run(run_worker(settings, files, on_listening=on_listening, on_loaded=collect_seldom))
 
 
 def _tokenize(options: argparse.Namespace) -> None:

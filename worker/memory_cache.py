@@ -49,6 +49,11 @@ class MemoryCache:
         self._keep(key, value, ttl_seconds)
         return before if isinstance(before, bytes) else None
 
+    async def keep_listed(self, key: str, value: bytes, listed: tuple[str, str], ttl_seconds: float) -> bytes | None:
+        """`keep`, and `add` of `listed`."""
+        await self.add(*listed, ttl_seconds)
+        return await self.keep(key, value, ttl_seconds)
+
     async def delete(self, keys: Sequence[str]) -> None:
         """Drop what is kept under `keys`."""
         for key in keys:

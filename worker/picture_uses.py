@@ -25,8 +25,8 @@ class PictureUses:
 
         Raises `CacheUnsure`.
         """
-        before = _text(await self._cache.keep(_post_key(post_id), url_digest.encode(), USES_SECONDS))
-        await self._cache.add(f"nametag:posts-of:{url_digest}", _digest(post_id), USES_SECONDS)
+        listed = f"nametag:posts-of:{url_digest}", _digest(post_id)
+        before = _text(await self._cache.keep_listed(_post_key(post_id), url_digest.encode(), listed, USES_SECONDS))
         return None if before == url_digest else before
 
     async def note_pixels(self, url_digest: str, pixels_digest: str) -> str | None:
@@ -34,8 +34,10 @@ class PictureUses:
 
         Raises `CacheUnsure`.
         """
-        before = _text(await self._cache.keep(_shown_key(url_digest), pixels_digest.encode(), USES_SECONDS))
-        await self._cache.add(f"nametag:urls-of:{pixels_digest}", url_digest, USES_SECONDS)
+        listed = f"nametag:urls-of:{pixels_digest}", url_digest
+        before = _text(
+            await self._cache.keep_listed(_shown_key(url_digest), pixels_digest.encode(), listed, USES_SECONDS)
+        )
         if before in (None, pixels_digest):
             return None
         return None if await self._cache.remove(f"nametag:urls-of:{before}", url_digest) else before

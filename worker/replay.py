@@ -178,12 +178,13 @@ def _to_file(
 ) -> bool:
     """Whether the end was reached."""
     # It imports torch: what is wrong in the settings and the inputs was told at once.
+    from worker.garbage import collect_seldom
     from worker.service import Edges, run_worker
 
     source = ArchiveSource(posts, one_by_one=bool(options.rate or options.speed), keeps_places=resume is not None)
     outputs = (options.out, options.dead_letters)
     sink = ResumableSink(outputs, resume, kept, source) if resume else JsonlSink(*outputs)
-    asyncio.run(run_worker(settings, Edges(source=source, sink=sink)))
+    asyncio.run(run_worker(settings, Edges(source=source, sink=sink), on_loaded=collect_seldom))
     return source.is_at_end
 
 

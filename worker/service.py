@@ -69,18 +69,19 @@ async def run_worker(
     *,
     on_outcome: Callable[[Outcome], None] | None = None,
     on_listening: Callable[[str], None] | None = None,
+    on_loaded: Callable[[], None] = lambda: None,
 ) -> Metrics:
     """Run the worker until its source ends or SIGTERM or SIGINT comes; gives back what it counted.
 
     `files` replace Kafka. `on_listening` is told the address of the worker's server, which is
-    left out where nobody asks for it. Raises a `WorkerError` or `ConsumersError` that says what
-    to do, or an ExceptionGroup of whatever else stopped it.
+    left out where nobody asks for it; `on_loaded` is called before the first post. Raises a `WorkerError`
+    or `ConsumersError` that says what to do, or an ExceptionGroup of whatever else stopped it.
     """
     stop = asyncio.Event()
     _stop_on_signals(stop)
     metrics, begun, why = Metrics(), time.monotonic(), "an error"
     try:
-        await _run(settings, files, metrics, stop, on_outcome, on_listening)
+        await _run(settings, files, metrics, stop, on_outcome, on_listening, on_loaded)
         why = "a signal" if stop.is_set() else "the end of the posts"
     except Stopped:
         why = "a signal"
@@ -98,6 +99,7 @@ async def _run(
     stop: asyncio.Event,
     on_outcome: Callable[[Outcome], None] | None,
     on_listening: Callable[[str], None] | None,
+    on_loaded: Callable[[], None],
 ) -> None:
     if isinstance(files, Files):
         files.check()
@@ -125,6 +127,7 @@ async def _run(
             live = LiveHub() if on_listening else None
             pipeline = Pipeline(parts, _pipeline_config(settings), on_outcome, live)
             metrics.watch(pipeline.state)
+            on_loaded()
             if on_listening is None or live is None:
                 await pipeline.run(stop)
                 return

@@ -34,7 +34,7 @@ from worker.checkpoint_place import Named, WatchedFile, check_is_file
 from worker.checkpoints import MOST_FAILURES, NOT_AGAIN, Checkpoints, InUse, SwapConfig
 from worker.desk import Desk, DeskConfig
 from worker.errors import TaggerBroken, TaggingFailed
-from worker.give_back_memory import give_back_memory
+from worker.garbage import give_back_memory
 from worker.images import FoundFeatures, FoundPixels
 from worker.metrics import Metrics
 from worker.settings import STARTER_CHECKPOINT
