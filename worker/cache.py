@@ -10,7 +10,7 @@ import hashlib
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,13 +18,13 @@ from redis.exceptions import NoPermissionError, OutOfMemoryError, ReadOnlyError,
 
 from worker.memory_cache import MAX_MEMBERS, MemoryCache
 from worker.redis_client import code_of, make_client
-from worker.redis_together import Command, Together
+from worker.redis_together import Command, NoTurn, Together
 
 log = logging.getLogger("nametag.cache")
 
 DIGEST_BYTES = 16
-TURNS_A_CONNECTION = 8
-"""Calls at once for each connection: those of one turn of asyncio's loop share a question."""
+INSISTING_A_CONNECTION = 4
+"""Calls at once for each connection whose time begins with their turn; those of a moment share a question."""
 INSIST_PAUSES = (0.0, 0.05, 0.2)
 """Before each try of what is insisted on, in seconds."""
 
@@ -108,20 +108,20 @@ class RedisCache:
         self._limits = limits
         self._on_event = on_event
         self._num_failures = 0
+        self._failed_with: Exception | None = None
         self._open_until = 0.0
         self._is_bypassed = False
         self._is_refused = False
         self._said: str | None = None
         """The last error code that Redis told, since it last did what it was asked."""
         self._spare = MemoryCache(max_bytes=limits.spare_bytes)
-        turns = limits.max_connections * TURNS_A_CONNECTION
-        self._turns = asyncio.Semaphore(turns)
-        self._insisting = asyncio.Semaphore(max(1, turns // 2))
+        self._insisting = asyncio.Semaphore(limits.max_connections * INSISTING_A_CONNECTION)
         self._redis = make_client(
             url,
             is_cluster=is_cluster,
             sentinels=sentinels,
-            timeout_seconds=limits.timeout_seconds,
+            # Ours ends first: it makes allowance for a loop that is late.
+            timeout_seconds=2 * limits.timeout_seconds,
             max_connections=limits.max_connections,
         )
         self._together = Together(
@@ -252,24 +252,11 @@ class RedisCache:
         """Redis's replies, or None. `deadline`, in asyncio's time, may cut our own short."""
         if self._bypasses():
             return None
-        own = asyncio.get_running_loop().time() + self._limits.timeout_seconds
-        by = own if deadline is None else min(deadline, own)
         try:
-            async with asyncio.timeout_at(by):
-                await self._turns.acquire()
-        except TimeoutError:
+            replies = await self._together.ask(*commands, by=deadline)
+        except NoTurn:
             self._on_event("late")
             return None
-        try:
-            return None if self._bypasses() else await self._answer(self._together.ask(*commands), by)
-        finally:
-            self._turns.release()
-
-    async def _answer(self, asking: Awaitable[list[object]], by: float) -> list[object] | None:
-        left = by - asyncio.get_running_loop().time()
-        try:
-            async with asyncio.timeout_at(by):
-                replies = await asking
         except _REFUSALS as error:
             # Redis is there, and what it has can still be read.
             self._on_event("refused")
@@ -280,13 +267,9 @@ class RedisCache:
             return None
         except Exception as error:
             # A peer that isn't a Redis has the client raise nearly anything; none of it is worth a post.
-            if isinstance(error, TimeoutError) and left < self._limits.timeout_seconds / 2:
-                # Many readers at once, or one that had waited before: load, and no trouble with Redis.
-                self._on_event("late")
-            else:
-                self._fail(error)
+            self._fail(error)
             return None
-        self._num_failures, self._said = 0, None
+        self._num_failures, self._said, self._failed_with = 0, None, None
         if self._is_bypassed:
             self._is_bypassed = False
             log.info("cache_back")
@@ -300,6 +283,9 @@ class RedisCache:
 
     def _fail(self, error: Exception) -> None:
         self._on_event("error")
+        if error is self._failed_with:
+            return  # of the same question, which failed once
+        self._failed_with = error
         self._said = code_of(error) or self._said
         self._num_failures += 1
         if self._num_failures < self._limits.failures_to_open:

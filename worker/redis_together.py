@@ -18,12 +18,19 @@ MOST_TOGETHER = 16
 """Calls in a question: the first of them waits for the last, and their answers have to be there in the time of one."""
 MOST_BYTES = 1024 * 1024
 """Of a question, where it has more than one call."""
+TURNS_OF_GRACE = 16
+"""Of asyncio's loop, before a question's time is over: where others held the loop up, an answer lies there unread."""
+
+
+class NoTurn(Exception):
+    """Raised where a call's time was over before it had its turn, or nearly: there is much to do, and no trouble."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Call:
     commands: Sequence[Command]
     num_bytes: int
+    by: float
     replies: asyncio.Future[list[object]]
 
 
@@ -42,14 +49,16 @@ class Together:
         self._questions: set[asyncio.Task[None]] = set()
         self._is_called = False
 
-    async def ask(self, *commands: Command) -> list[object]:
+    async def ask(self, *commands: Command, by: float | None = None) -> list[object]:
         """The replies to `commands`, which Redis gets in this order. Raises the first that is an error.
 
-        It has no time of its own before the question is sent; whoever gives up earlier is left out of it.
+        `by`, in asyncio's time, is when its turn has to have come; its question ends when those it is with want their
+        answers, `timeout_seconds` later at most. Raises `NoTurn`, and TimeoutError where Redis let it wait.
         """
         loop = asyncio.get_running_loop()
         num_bytes = sum(len(word) for command in commands for word in command if isinstance(word, bytes))
-        call = _Call(commands, num_bytes, loop.create_future())
+        own = loop.time() + self._timeout_seconds
+        call = _Call(commands, num_bytes, own if by is None else min(by, own), loop.create_future())
         self._calls.append(call)
         if not self._is_called:
             self._is_called = True
@@ -67,13 +76,16 @@ class Together:
     def _next(self) -> list[_Call]:
         calls: list[_Call] = []
         num_bytes = 0
+        now = asyncio.get_running_loop().time()
         while self._calls and len(calls) < self._most:
             call = self._calls[0]
             num_bytes += call.num_bytes
             if calls and num_bytes > MOST_BYTES:
                 break
             self._calls.popleft()
-            if not call.replies.done():  # nobody waits for it any more
+            if call.by <= now:
+                _settle(call, NoTurn())
+            elif not call.replies.done():  # else nobody waits for it any more
                 calls.append(call)
         return calls
 
@@ -83,16 +95,24 @@ class Together:
         self._send()
 
     async def _put(self, calls: Sequence[_Call]) -> None:
+        loop = asyncio.get_running_loop()
+        by = max(call.by for call in calls)
+        has_time = by - loop.time() >= self._timeout_seconds / 2
         try:
-            async with asyncio.timeout(self._timeout_seconds):
-                replies = await self._replies([command for call in calls for command in call.commands])
+            async with asyncio.timeout(None) as limit:
+                waking = loop.call_at(by, _end, limit, TURNS_OF_GRACE)
+                try:
+                    replies = await self._replies([command for call in calls for command in call.commands])
+                finally:
+                    waking.cancel()
         except asyncio.CancelledError:
             for call in calls:
                 call.replies.cancel()
             raise
         except Exception as error:  # whoever asked knows what to make of it
+            told = error if has_time or not isinstance(error, TimeoutError) else NoTurn()
             for call in calls:
-                _settle(call, error)
+                _settle(call, told)
             return
         rest = iter(replies)
         for call in calls:
@@ -109,6 +129,15 @@ class Together:
         if len(replies) != len(commands):
             raise ConnectionError("Redis gave fewer answers than it was asked for")
         return replies
+
+
+def _end(limit: asyncio.Timeout, num_turns: int) -> None:
+    """Have the time be over in so many turns of the loop."""
+    loop = asyncio.get_running_loop()
+    if num_turns:
+        loop.call_soon(_end, limit, num_turns - 1)
+    elif limit.when() is None:
+        limit.reschedule(loop.time())
 
 
 def _settle(call: _Call, result: list[object] | Exception) -> None:

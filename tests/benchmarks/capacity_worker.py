@@ -69,13 +69,17 @@ class Sent(NamedTuple):
 
 @dataclass(slots=True)
 class Load:
-    """Sends posts round the partitions; `picture_share` of them may have a picture, which `origin` serves."""
+    """Sends posts round the partitions; `picture_share` of them may have a picture, which `origin` serves.
+
+    With `has_own_urls` no post shares a URL with another, whatever picture it shows: none shares another's look-up.
+    """
 
     run: KafkaRun
     producer: KafkaProducer
     posts: Posts
     origin: str
     picture_share: float = PICTURE_SHARE
+    has_own_urls: bool = False
     num_sent: int = 0
     num_bytes: int = 0
 
@@ -86,13 +90,18 @@ class Load:
         shows = int((number + 1) * self.picture_share) > int(number * self.picture_share)
         picture = next(pictures, None) if pictures is not None and shows else None
         if picture is not None:
-            post["image_url"] = f"{self.origin}/media/{picture}.jpg"
+            post["image_url"] = self.url_of(number, picture)
         value = json.dumps(post).encode()
         sent = Sent(post["id"], post["text"], picture, time.monotonic())
         self.producer.send(self.run.topics["posts"], value, partition=number % PARTITIONS)
         self.num_sent += 1
         self.num_bytes += len(value)
         return sent
+
+    def url_of(self, number: int, picture: int) -> str:
+        """Where the `number`th post's picture is."""
+        folder = str(number) if self.has_own_urls else "media"
+        return f"{self.origin}/{folder}/{picture}.jpg"
 
     def send_paced(self, pictures: Iterator[int], rate: float, seconds: float) -> list[Sent]:
         """`rate` posts a second, every 10 ms those that are due."""

@@ -83,6 +83,7 @@ class Stream:
     load: Load
     reader: EventReader
     workers: Sequence[Worker]
+    redis: str
     _is_warm: bool = field(default=False)
 
     def run(self, num_posts: int, pictures: Iterator[int] | None = None) -> Pass:
@@ -114,6 +115,11 @@ class Stream:
             if all(worker.look()["done"] for worker in self.workers):
                 return
         raise TimeoutError("a worker of the group has got no posts; look at its log")
+
+    def next_post(self) -> int:
+        """The number of the next post that is sent, once what only the first posts cost is paid."""
+        self._warm_up()
+        return self.load.num_sent
 
     def run_paced(self, rate: float, seconds: float, pictures: Iterator[int]) -> list[float]:
         """Seconds from when each post was handed to a producer to when a reader had its event, at `rate` posts/s."""
@@ -183,5 +189,5 @@ def stream(
             workers.append(worker)
         for worker in workers:
             worker.look()
-        load = Load(run, producer, bench.posts, host.origin, picture_share=1.0)
-        yield Stream(load, reader, workers)
+        load = Load(run, producer, bench.posts, host.origin, picture_share=1.0, has_own_urls=True)
+        yield Stream(load, reader, workers, redis.address)
