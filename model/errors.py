@@ -7,6 +7,7 @@ ModelError
 │   └── PictureUnsupported   a picture, but in a format that isn't on the list
 ├── CheckpointError  a checkpoint can't be read, or doesn't fit the model
 │   └── TowerMissing         its tower's weights aren't here, or not whole
+├── DeviceError      a device can't do what is asked of it
 ├── OutputError      a file can't be written
 ├── TrainingError    a training can't go on
 └── TaggingError     one post can't be tagged
@@ -39,6 +40,10 @@ class CheckpointError(ModelError):
 
 class TowerMissing(CheckpointError):
     """The weights of a checkpoint's tower aren't here, or not whole; once they are beside it, it can be used."""
+
+
+class DeviceError(ModelError):
+    """A device can't do what is asked of it."""
 
 
 class OutputError(ModelError):

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from model.checkpoint import Checkpoint, load
 from model.crf import TagSpan
+from model.cuda_tower import CudaTower, Precision, check_precision, use_full_precision
 from model.errors import CheckpointError, TaggingError
 from model.labels import Span, spans_of
 from model.tagger import NUM_REGIONS
@@ -57,32 +58,57 @@ class Tagging:
 
 
 class Tagger:
-    """A checkpoint and its visual tower, ready to tag."""
+    """A checkpoint and its visual tower, ready to tag.
 
-    def __init__(self, checkpoint: Checkpoint, checkpoint_id: str, tower: Tower | None, device: str = "cpu") -> None:
+    `tower_digest` names its features in a cache. It is the checkpoint's, for those of CPUs and of CUDA devices in fp32
+    differ in the last bit of a few, as a folded tower's do; those in bf16 are others, under a name of their own.
+    Raises `DeviceError` where the device can't compute in `tower_precision`.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        checkpoint_id: str,
+        tower: Tower | None,
+        device: str = "cpu",
+        *,
+        tower_precision: Precision = "fp32",
+    ) -> None:
         self._checkpoint = checkpoint
         self._device = torch.device(device)
+        check_precision(self._device, tower_precision)
+        self._is_cuda = self._device.type == "cuda"
+        if self._is_cuda:
+            use_full_precision()
         self._network = checkpoint.build().to(self._device)
-        self._tower = None if tower is None else tower.to(self._device)
+        # Of so many small steps that to launch them on a device would take longer than they do here.
+        self._network.crf.cpu()
+        self._tower: Tower | CudaTower | None = tower
+        if tower is not None:
+            on_cuda = self._is_cuda
+            self._tower = CudaTower(tower, self._device, tower_precision) if on_cuda else tower.to(self._device)
         self.checkpoint_id = checkpoint_id
         self.variant = str(checkpoint.config.variant)
         self.uses_image = checkpoint.config.uses_image
         self.has_attention = checkpoint.config.variant in ("attention", "attention_gate")
         self.labels = checkpoint.labels
-        self.tower_digest = checkpoint.tower_digest
+        self.tower_digest = features_name(checkpoint.tower_digest, tower_precision)
         self.feature_shape = (NUM_REGIONS, checkpoint.config.region_width)
         self._words = WordCache(self._embed)
 
     @classmethod
-    def load(cls, path: Path, device: str = "cpu", *, may_download: bool = True) -> Self:
+    def load(
+        cls, path: Path, device: str = "cpu", *, tower_precision: Precision = "fp32", may_download: bool = True
+    ) -> Self:
         """The tagger in `path`. Raises `CheckpointError` on a bad file, or on another tower's weights.
 
         `may_download`: the tower's weights may come from torchvision, where they aren't here.
+        Raises `DeviceError` where the device can't compute in `tower_precision`.
         """
         checkpoint, identity = load(path)
         uses_image = checkpoint.config.uses_image
         tower = tower_of(checkpoint, path, may_download=may_download) if uses_image else None
-        return cls(checkpoint, identity, tower, device)
+        return cls(checkpoint, identity, tower, device, tower_precision=tower_precision)
 
     def tokenize(self, text: str) -> tuple[Token, ...]:
         """The tokens of a caption, by the scheme that the checkpoint was trained with."""
@@ -93,6 +119,8 @@ class Tagger:
         """Features (N, R, D) in fp16, on the CPU, of pixels (N, 3, 224, 224) in uint8."""
         if self._tower is None:
             raise CheckpointError(f"the variant {self.variant} has no visual tower")
+        if isinstance(self._tower, CudaTower):
+            return self._tower.look(pixels)
         features: Tensor = self._tower(pixels.to(self._device))
         return features.cpu()
 
@@ -125,15 +153,19 @@ class Tagger:
         seen = {
             row: features for row, (_, _, features) in enumerate(pieces) if features is not None and self.uses_image
         }
-        emissions, attention, gates = self._network.infer(
-            x, lengths, torch.tensor(list(seen), dtype=torch.int64, device=self._device), self._stack(seen.values())
+        on_device = self._network.infer(
+            x, lengths, torch.tensor(list(seen), dtype=torch.int64), self._stack(seen.values())
         )
-        mask = (torch.arange(x.shape[1]) < lengths.unsqueeze(1)).to(self._device)
+        # All that comes back from a device, at once: each thing that is asked of it waits for all before.
+        emissions = on_device.emissions.cpu()
+        attention = None if on_device.attention is None else on_device.attention.cpu()
+        gates = None if on_device.gate is None else on_device.gate.mean(dim=2).cpu()
+        mask = torch.arange(x.shape[1]) < lengths.unsqueeze(1)
         # Finite weights may still overflow; from what is no number the CRF would read that there are no names.
         if not _are_numbers(emissions[mask]) or (attention is not None and not _are_numbers(attention)):
             raise TaggingError("the network computes what is no number")
         weights = {} if attention is None else dict(zip(seen, attention.float().tolist(), strict=True))
-        by_word = {} if gates is None else dict(zip(seen, gates.mean(dim=2).tolist(), strict=True))
+        by_word = {} if gates is None else dict(zip(seen, gates.tolist(), strict=True))
         crf = self._network.crf
         paths = crf.decode(emissions, mask)
         found = [spans_of([self.labels.tags[tag] for tag in path]) for path in paths]
@@ -166,10 +198,19 @@ class Tagger:
         """Features (M, R, D) on the device; halves go there, and become floats there."""
         if not features:
             return torch.empty(0, *self.feature_shape, device=self._device)
-        return torch.stack(list(features)).to(self._device)
+        if not self._is_cuda:
+            return torch.stack(list(features)).to(self._device)
+        # Page-locked, so that nobody waits for the copy.
+        here = torch.empty(len(features), *self.feature_shape, dtype=torch.float16, pin_memory=True)
+        return torch.stack(list(features), out=here).to(self._device, non_blocking=True)
 
     def _numbered(self, span: Span) -> TagSpan:
         return span.start, span.end, self.labels.index(f"B-{span.type}"), self.labels.index(f"I-{span.type}")
+
+
+def features_name(tower_digest: str, precision: Precision) -> str:
+    """What the features of a tower are kept under: those of different precisions are never mixed."""
+    return tower_digest if precision == "fp32" else f"{tower_digest}-{precision}"
 
 
 def _are_numbers(values: Tensor) -> bool:

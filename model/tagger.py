@@ -208,15 +208,16 @@ class NameTagger(nn.Module):
         """The emissions (B, T, K) of words that are embedded (B, T, E), outside of training.
 
         Only the posts `seen` (M,) have a picture's features (M, R, D); attention and gate are theirs alone. Looking
-        at no picture would take a third of a batch's time.
+        at no picture would take a third of a batch's time. `lengths` and `seen` are on the CPU.
         """
         context = attention = None
+        there = seen.to(x.device)
         if self.config.uses_image:
             context = self.no_image.repeat(len(x), 1)
             if len(seen):
-                context[seen], attention = self._look(x[seen], lengths[seen.cpu()], features)
+                context[there], attention = self._look(x[there], lengths[seen], features)
         states, gate = self._read(x, lengths, context)
-        return Output(self.emit(states), attention, None if gate is None or attention is None else gate[seen])
+        return Output(self.emit(states), attention, None if gate is None or attention is None else gate[there])
 
     def loss(self, batch: Batch, tags: Tensor) -> Tensor:
         """Mean negative log-likelihood over the posts, of tags (B, T)."""

@@ -9,6 +9,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 import torch
 
+from model.cuda_tower import free_device_memory
 from model.inference import Tagging, TaggingInput
 from model.tokenizer import Token
 from worker.errors import TaggerBroken, TaggingFailed
@@ -115,7 +116,7 @@ class BatchRunner:
         try:
             return list(self._tag_all(posts))
         except _OutOfMemory as error:
-            _free_memory()
+            free_device_memory()
             if len(posts) == 1:
                 return [self._try_alone(posts[0], error)]
             self._lower_limits(posts, error)
@@ -133,7 +134,7 @@ class BatchRunner:
             try:
                 (tagged,) = self._tag_all([post])
             except Exception as again:
-                _free_memory()
+                free_device_memory()
                 tries.append(str(again))
             else:
                 return tagged
@@ -206,14 +207,13 @@ def _within_memory(act: Callable[[], T], *, by_images: bool) -> T:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether a device, or the host, had no more memory to give. On a CPU torch says so only in words."""
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
+    """Whether a device, or the host, had no more memory to give.
 
-
-def _free_memory() -> None:
-    # What torch keeps for later may be just what another process needs.
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # torch's own gap
-        torch.cuda.empty_cache()
+    Of a CPU torch says so only in words, and so it does where CUDA itself has none for a graph, or page-locked.
+    """
+    told = str(error)
+    in_words = "can't allocate memory" in told or "CUDA error: out of memory" in told
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or in_words
 
 
 def _new_pixels(posts: Sequence[Prepared]) -> dict[str, np.ndarray]:

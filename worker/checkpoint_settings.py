@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from model.errors import CheckpointError
+from model.errors import CheckpointError, DeviceError
 from model.inference import Tagger
 from worker.batch_runner import BatchLimits, BatchRunner
 from worker.batches import Batcher
@@ -24,12 +24,14 @@ def load_tagger(settings: Settings) -> Tagger:
     # to share its core made small batches forty times slower.
     torch.set_num_threads(settings.threads or max(1, torch.get_num_threads() - 1))
     try:
-        return Tagger.load(settings.checkpoint, device=settings.device)
+        return Tagger.load(settings.checkpoint, settings.device, tower_precision=settings.tower_precision)
     except (CheckpointError, OSError) as error:
         raise CheckpointUnavailable(
             f"the checkpoint {settings.checkpoint} can't be used: {error}; set NAMETAG_CHECKPOINT "
             "to a file that `nametag train` made"
         ) from error
+    except DeviceError as error:
+        raise WorkerError(str(error)) from error
     except RuntimeError as error:
         raise WorkerError(f"the device {settings.device} can't be used: {error}") from error
 
@@ -62,7 +64,7 @@ def make_checkpoints(
 def _load(settings: Settings, path: Path) -> Tagger:
     # Its own errors, without the advice that is for the configured one. Whoever can write the file or the key must
     # not have a worker fetch from the network; of the configured one, the operator who named it waits for it.
-    return Tagger.load(path, device=settings.device, may_download=False)
+    return Tagger.load(path, settings.device, tower_precision=settings.tower_precision, may_download=False)
 
 
 def _user(settings: Settings, images: ImageSource, metrics: Metrics) -> Callable[[Tagger], InUse]:

@@ -11,6 +11,7 @@ from worker.cli_model import add_data, corpus_of
 
 if TYPE_CHECKING:
     from consumers.events import Entity, ImageReport
+    from model.cuda_tower import Precision
     from model.inference import Tagger, Tagging
     from worker.settings import Settings
 
@@ -73,7 +74,12 @@ def _tag(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     if options.heatmap is not None and options.heatmap.suffix.lower() not in HEATMAP_SUFFIXES:
         parser.error(f"--heatmap must end in one of {', '.join(HEATMAP_SUFFIXES)}, not {options.heatmap.name!r}")
     settings = load_settings()
-    tagger = _load(options.checkpoint or settings.checkpoint, settings.device, needs_attention=bool(options.heatmap))
+    tagger = _load(
+        options.checkpoint or settings.checkpoint,
+        settings.device,
+        settings.tower_precision,
+        needs_attention=bool(options.heatmap),
+    )
     tagging, report, data = _tagged(tagger, options, settings)
     # What can't be written in UTF-8 came from bytes of the command line that aren't; the offsets stay.
     text = options.text.encode("utf-8", "replace").decode("utf-8")
@@ -90,11 +96,11 @@ def _tag(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
         Console().print(tagged_line(text, entities, report.status), soft_wrap=True)
 
 
-def _load(path: Path, device: str, *, needs_attention: bool) -> "Tagger":
+def _load(path: Path, device: str, precision: "Precision" = "fp32", *, needs_attention: bool) -> "Tagger":
     from model.errors import CheckpointError
     from model.inference import Tagger
 
-    tagger = Tagger.load(path, device)
+    tagger = Tagger.load(path, device, tower_precision=precision)
     if needs_attention and not tagger.has_attention:
         raise CheckpointError(
             f"{path.name} is of the variant {tagger.variant}, which attends to no picture; leave out --heatmap, "

@@ -3,6 +3,8 @@
 import ctypes
 import gc
 
+from model.cuda_tower import free_device_memory
+
 THRESHOLDS = (5_000, 20, 10)
 """New objects, and collections of younger ones, before a collection. By Python's own a burst of a thousand posts, each
 with its tasks, is walked over and over, and torch's half million objects with it: a sixth of the loop's time."""
@@ -15,7 +17,7 @@ def collect_seldom() -> None:
 
 
 def give_back_memory() -> None:
-    """Collect cycles, and have the C library let go of what was freed: glibc keeps much of it, musl has no call for it.
+    """Collect cycles, and have device and C library let go of what was freed: musl has no call for it.
 
     Takes up to some tenths of a second: not for asyncio's loop.
     """
@@ -25,6 +27,7 @@ def give_back_memory() -> None:
     gc.collect()
     if was_frozen:
         gc.freeze()
+    free_device_memory()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(ctypes.c_size_t(0))

@@ -25,7 +25,9 @@ def check_model(
     if settings.checkpoints.watch is not None:
         watch = settings.checkpoints.watch
         checklist.do("checkpoints.watch", lambda: watched_file(watch), late="look at the disk that it is on")
-    checklist.do("device", lambda: _device(settings.device), late=CPU_FIX, seconds=LOAD_SECONDS)
+    checklist.do(
+        "device", lambda: _device(settings.device, settings.tower_precision), late=CPU_FIX, seconds=LOAD_SECONDS
+    )
     checklist.do("threads", lambda: _threads(settings.threads), late=LATE)
     return checklist.checks
 
@@ -57,17 +59,25 @@ def _checkpoint(path: Path) -> Found:
     return ok(f"{path.name} is {tagger.checkpoint_id}, {tagger.variant}, {tower}")
 
 
-def _device(name: str) -> Found:
+def _device(name: str, tower_precision: str = "fp32") -> Found:
     import torch
+
+    from model.cuda_tower import check_precision
+    from model.errors import DeviceError
 
     try:
         device = torch.device(name)
     except RuntimeError:
         raise Trouble(f"{name} is no device", "set device to cpu, cuda or cuda:N") from None
-    if device.type == "cpu":
-        return ok(f"cpu, {_memory_here() / 2**30:.1f} GiB of memory")
     if device.type == "cuda":
         _check_cuda(device)
+    try:
+        check_precision(device, tower_precision)
+    except DeviceError as error:
+        seen, _, advice = str(error).rpartition("; ")
+        raise Trouble(seen, advice.replace("set it", "set tower_precision")) from None
+    if device.type == "cpu":
+        return ok(f"cpu, {_memory_here() / 2**30:.1f} GiB of memory")
     try:
         # To allocate is not enough: a card that this torch has no code for fails when it computes.
         torch.ones(2, device=device).sum().item()
@@ -77,7 +87,7 @@ def _device(name: str) -> Found:
         return ok(name)
     free, total = torch.cuda.mem_get_info(device)
     about = f"{torch.cuda.get_device_name(device)}, {free / 2**30:.1f} GiB of {total / 2**30:.1f} GiB free"
-    return ok(f"{name} is {about}")
+    return ok(f"{name} is {about}, its tower in {tower_precision}")
 
 
 def _check_cuda(device: "torch.device") -> None:  # type: ignore[name-defined]  # noqa: F821 # torch is slow to import

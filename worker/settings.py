@@ -257,6 +257,9 @@ class Settings(BaseSettings):
 
     checkpoint: Path = Field(STARTER_CHECKPOINT, description="The tagger's file, as `nametag train` makes it.")
     device: str = Field("cpu", description="Where the tagger runs: cpu, cuda or cuda:N.")
+    tower_precision: Literal["fp32", "bf16"] = Field(
+        "fp32", description="What the tower computes in; bf16 is for CUDA devices, faster, and changes a few tags."
+    )
     threads: int = Field(0, ge=0, description="The tagger's CPU threads; 0: one fewer than there are cores.")
     include_text: bool = Field(True, description="Whether events carry the post's text.")
     include_attention: bool = Field(False, description="Whether events carry the 7×7 attention.")
