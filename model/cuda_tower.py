@@ -10,7 +10,7 @@ N pictures, R regions (49), D the tower's width.
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, get_args
 
 import torch
@@ -137,28 +137,30 @@ class CudaTower:
 
     def look(self, pixels: Tensor) -> Tensor:
         """Features (N, R, D) in fp16, on the CPU, of pixels (N, 3, 224, 224) in uint8 on the CPU."""
-        return self.begin(pixels).features()
+        return self.begin(list(pixels)).features()
 
     @torch.inference_mode()
-    def begin(self, pixels: Tensor) -> Look:
-        """Begin to look, and don't wait: the device works through it beside what comes next on this thread."""
+    def begin(self, pixels: Sequence[Tensor]) -> Look:
+        """Begin to look at pictures (3, 224, 224), and don't wait: the device goes on beside this thread."""
         with self._lock, torch.cuda.device(self._device):
             # Page-locked, so that it is copied beside the rest; torch takes such memory back for another look once
             # the caller has let go of it and the copy is over.
             features = torch.empty(len(pixels), NUM_REGIONS, self._width, dtype=torch.float16, pin_memory=True)
-            for part, out in zip(*(torch.split(each, self._largest) for each in (pixels, features)), strict=True):
+            for start in range(0, len(pixels), self._largest):
+                part = pixels[start : start + self._largest]
                 seen = self._seen(part)
                 self._out.wait_stream(self._compute)
                 with torch.cuda.stream(self._out):
-                    out.copy_(seen, non_blocking=True)
+                    features[start : start + len(part)].copy_(seen, non_blocking=True)
                 # Its memory isn't given to another part before it is copied.
                 seen.record_stream(self._out)
             return Look(features, self._out.record_event())
 
-    def _seen(self, part: Tensor) -> Tensor:
+    def _seen(self, part: Sequence[Tensor]) -> Tensor:
         """Features of a part, on the device once the computing stream has got there."""
         with torch.cuda.stream(self._in):
-            there = part.pin_memory().to(self._device, non_blocking=True)
+            here = torch.empty(len(part), 3, IMAGE_SIZE, IMAGE_SIZE, dtype=torch.uint8, pin_memory=True)
+            there = torch.stack(list(part), out=here).to(self._device, non_blocking=True)
         self._compute.wait_stream(self._in)
         there.record_stream(self._compute)
         with torch.cuda.stream(self._compute):

@@ -3,7 +3,8 @@
 N pictures, R regions (49), D the tower's width.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -78,8 +79,10 @@ class Tagger:
         self._device = torch.device(device)
         check_precision(self._device, tower_precision)
         self._is_cuda = self._device.type == "cuda"
+        self._stream: torch.cuda.Stream | None = None
         if self._is_cuda:
             use_full_precision()
+            self._stream = torch.cuda.Stream(self._device, priority=-1)  # type: ignore[no-untyped-call] # torch's own gap
         self._network = checkpoint.build().to(self._device)
         # Of so many small steps that to launch them on a device would take longer than they do here.
         self._network.crf.cpu()
@@ -124,6 +127,15 @@ class Tagger:
         features: Tensor = self._tower(pixels.to(self._device))
         return features.cpu()
 
+    @property
+    def begin_look(self) -> Callable[[Sequence[Tensor]], Callable[[], Tensor]] | None:
+        """`look` for pictures (3, 224, 224), in two steps: it begins, and what it gives back waits for the features.
+
+        None where nothing is gained by it, on a CPU.
+        """
+        tower = self._tower
+        return (lambda pixels: tower.begin(pixels).features) if isinstance(tower, CudaTower) else None
+
     @torch.inference_mode()
     def tag(self, inputs: Sequence[TaggingInput]) -> list[Tagging]:
         """Tag posts; as many taggings as inputs, in their order, whatever else is in the batch.
@@ -139,7 +151,9 @@ class Tagger:
         attention: list[tuple[float, ...] | None] = [None] * len(inputs)
         gates: list[list[float]] = [[] for _ in inputs]
         if pieces:
-            for (row, _, _), tagging in zip(pieces, self._tag_pieces(pieces), strict=True):
+            with self._before_the_tower():
+                taggings = self._tag_pieces(pieces)
+            for (row, _, _), tagging in zip(pieces, taggings, strict=True):
                 spans[row] += tagging.spans
                 attention[row] = attention[row] or tagging.attention
                 gates[row] += tagging.gate or ()
@@ -188,6 +202,10 @@ class Tagger:
             )
             for row, (_, tokens, _) in enumerate(pieces)
         ]
+
+    def _before_the_tower(self) -> AbstractContextManager[object]:
+        """Where the tagging's short steps needn't wait behind the tower's long ones, on a CUDA device."""
+        return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
 
     def _embed(self, words: Sequence[str]) -> Tensor:
         encoded = self._checkpoint.vocabulary.encode_words(words)

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Protocol, TypeVar
@@ -47,6 +48,12 @@ class PostTagger(Protocol):
         """Tag posts; as many taggings as inputs, in their order."""
 
 
+BeginLook = Callable[[Sequence[torch.Tensor]], Callable[[], torch.Tensor]]
+"""Begins to look at pictures (3, 224, 224); what it gives back waits for their features (N, 49, D), on the CPU."""
+
+NUM_AHEAD = 2
+"""Batches that may wait at a device that looks ahead: one for the tower while another is tagged, and one at hand."""
+
 NUM_LOOKED = 64
 """Pictures whose features are at hand for the batches that follow; 8 MB."""
 
@@ -89,10 +96,26 @@ class _OutOfMemory(Exception):
         self.by_images = by_images
 
 
-class BatchRunner:
-    """Tags batches, on the one thread that owns the device; keeps the limits that the device can bear."""
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """Pictures that the device is looking at, by the digests of their pixels."""
 
-    def __init__(self, tagger: PostTagger, limits: BatchLimits, metrics: Metrics) -> None:
+    digests: tuple[str, ...]
+    features: Callable[[], torch.Tensor]
+
+
+class BatchRunner:
+    """Tags batches, on the one thread that owns the device; keeps the limits that the device can bear.
+
+    With `begin_look` the tower looks at the pictures of batches that are expected while the one before is tagged.
+    """
+
+    def __init__(
+        self, tagger: PostTagger, limits: BatchLimits, metrics: Metrics, *, begin_look: BeginLook | None = None
+    ) -> None:
+        self._begin_look = begin_look
+        self._expected: deque[Sequence[Prepared]] = deque()
+        self._begun: list[_Begun] = []
         self._tagger = tagger
         self._metrics = metrics
         self._looked: dict[str, torch.Tensor] = {}
@@ -103,9 +126,20 @@ class BatchRunner:
         """As configured, or what was left of it when memory ran out; lowered, never raised again."""
         self._tell_limits()
 
+    @property
+    def num_ahead(self) -> int:
+        """Batches that may wait at the device while it has one."""
+        return 1 if self._begin_look is None else NUM_AHEAD
+
+    def expect(self, posts: Sequence[Prepared]) -> None:
+        """`posts` will be run, after those expected before. May be called on any thread."""
+        if self._begin_look is not None:
+            self._expected.append(posts)
+
     def run(self, posts: Sequence[Prepared]) -> list[Tagged | TaggingFailed]:
         """Tag `posts`. Raises `TaggerBroken` where the model fails on any post."""
         start = time.perf_counter()
+        self._begin_expected()
         try:
             with self._metrics.stage("tag"):
                 return self._run(posts)
@@ -168,6 +202,7 @@ class BatchRunner:
 
     def _tag_all(self, posts: Sequence[Prepared]) -> list[Tagged]:
         new = self._look_at_new(posts)
+        self._begin_expected()
         known = self._looked | new
         inputs = [TaggingInput(tokens=post.tokens, features=_features(post.picture, known)) for post in posts]
         taggings = _within_memory(lambda: self._tagger.tag(inputs), by_images=False)
@@ -182,13 +217,43 @@ class BatchRunner:
 
     def _look_at_new(self, posts: Sequence[Prepared]) -> dict[str, torch.Tensor]:
         """Features (49, D) of the pictures whose pixels nobody has looked at lately, by digest."""
-        pixels = {digest: each for digest, each in _new_pixels(posts).items() if digest not in self._looked}
-        if not pixels:
-            return {}
-        stacked = torch.from_numpy(np.stack(list(pixels.values())))
-        features = _within_memory(lambda: self._tagger.look(stacked), by_images=True)
+        pixels = self._unseen(posts)
+        found = self._begun_features(pixels)
+        if left := [digest for digest in pixels if digest not in found]:
+            stacked = torch.from_numpy(np.stack([pixels[digest] for digest in left]))
+            features = _within_memory(lambda: self._tagger.look(stacked), by_images=True)
+            found |= zip(left, features, strict=True)
         self._metrics.tower_images.inc(len(pixels))
-        return dict(zip(pixels, features, strict=True))
+        return {digest: found[digest] for digest in pixels}
+
+    def _unseen(self, posts: Sequence[Prepared]) -> dict[str, np.ndarray]:
+        return {digest: each for digest, each in _new_pixels(posts).items() if digest not in self._looked}
+
+    def _begin_expected(self) -> None:
+        while self._begin_look is not None and self._expected:
+            pixels = self._unseen(self._expected.popleft())
+            for begun in self._begun:
+                for digest in begun.digests:
+                    pixels.pop(digest, None)
+            if not pixels:
+                continue
+            try:
+                features = self._begin_look([torch.from_numpy(each) for each in pixels.values()])
+            except Exception as error:
+                # When the batch is run it's looked at again, and then it's seen to.
+                log.debug("look_not_begun", extra={"reason": repr(error)[:200]})
+                continue
+            # Of batches that were given up meanwhile nobody asks for the features.
+            self._begun = [*self._begun[-NUM_AHEAD:], _Begun(tuple(pixels), features)]
+
+    def _begun_features(self, pixels: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
+        """Features (49, D) of those of `pixels` that the device has begun to look at, by digest."""
+        wanted = [each for each in self._begun if not pixels.keys().isdisjoint(each.digests)]
+        self._begun = [each for each in self._begun if each not in wanted]
+        found: dict[str, torch.Tensor] = {}
+        for each in wanted:
+            found |= zip(each.digests, _within_memory(each.features, by_images=True), strict=True)
+        return found
 
     def _keep_looked(self, new: Mapping[str, torch.Tensor]) -> None:
         # Copies: one of them would hold the features of all that were looked at with it.

@@ -43,6 +43,7 @@ class Batcher:
         self._ready = asyncio.Event()
         self._full = asyncio.Event()
         self._device = OwnThread("device")
+        self._num_ahead = 1
 
     async def tag(self, prepared: Prepared, runner: BatchRunner) -> Tagged:
         """Tag one post, in a batch with others.
@@ -62,18 +63,20 @@ class Batcher:
         try:
             while True:
                 await self._ready.wait()
-                given.add(asyncio.create_task(self._run(self._take())))
+                batch = self._take()
+                self._num_ahead = batch[0].runner.num_ahead if batch else 1
+                given.add(asyncio.create_task(self._run(batch)))
                 await self._until_next(given)
         finally:
             for task in given:
                 task.cancel()
 
     async def _until_next(self, given: set[asyncio.Task[None]]) -> None:
-        """Wait until the device is free, or has one batch and another is full. Takes what is done out of `given`."""
+        """Wait until the device is free, or a full batch may wait there. Takes what is done out of `given`."""
         filling = asyncio.create_task(self._full.wait())
         try:
-            while len(given) > 1 or (given and not self._full.is_set()):
-                waited = given if len(given) > 1 else {*given, filling}
+            while len(given) > self._num_ahead or (given and not self._full.is_set()):
+                waited = given if len(given) > self._num_ahead else {*given, filling}
                 done, _ = await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
                 for task in given & done:
                     given.discard(task)
@@ -107,6 +110,7 @@ class Batcher:
         self._device.end()
 
     async def _results(self, runner: BatchRunner, posts: list[Prepared]) -> Sequence[Tagged | WorkerError]:
+        runner.expect(posts)
         try:
             return await self._device.call(partial(runner.run, posts))
         except TaggerBroken as error:

@@ -76,7 +76,7 @@ def _user(settings: Settings, images: ImageSource, metrics: Metrics) -> Callable
     def in_use(tagger: Tagger) -> InUse:
         return InUse(
             tagger=tagger,
-            runner=BatchRunner(tagger, limits, metrics),
+            runner=BatchRunner(tagger, limits, metrics, begin_look=tagger.begin_look),
             images=images.for_tower(tagger.tower_digest, tagger.feature_shape),
             tower_digest=tagger.tower_digest,
         )
