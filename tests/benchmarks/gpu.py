@@ -98,7 +98,12 @@ class Gpu:
     def tower(self, name: str) -> Tower:
         """Lite0 with its weights, the others with random ones; the caller's own."""
         if name not in self._towers:
-            self._towers[name] = build_tower(name, "default" if name == "efficientnet_lite0" else None)
+            tower = build_tower(name, "default" if name == "efficientnet_lite0" else None)
+            for module in tower.network.modules():
+                if isinstance(last := getattr(module, "bn3", None), torch.nn.BatchNorm2d) and name != TOWERS[0]:
+                    # At random each block doubles what it is given, and fifty of them leave fp16.
+                    last.weight.fill_(0.1)
+            self._towers[name] = tower
         return copy.deepcopy(self._towers[name])
 
     def checkpoint(self, name: str) -> Checkpoint:

@@ -94,6 +94,13 @@ def test_the_watched_place_is_among_the_checks(tmp_path: Path) -> None:
     assert model(checkpoints={"watch": tmp_path / "x"})["checkpoints.watch"].state == "ok"
 
 
+def test_a_precision_that_the_device_has_not_is_told() -> None:
+    """With what to set."""
+    found = model(tower_precision="bf16")["device"]
+    assert (found.state, found.fix) == ("fail", "set tower_precision to fp32")
+    assert "bf16 is for CUDA devices, and device is cpu" in found.seen
+
+
 @pytest.mark.parametrize(("device", "fix"), [("cuda:77", "set device to "), ("toaster", "set device to cpu, cuda")])
 def test_a_device_that_is_not_there_is_told(device: str, fix: str) -> None:
     """No card of that number, or no such kind; the checkpoint is checked all the same."""
