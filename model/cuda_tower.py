@@ -185,6 +185,8 @@ class CudaTower:
                 with torch.cuda.graph(graph, pool=self._pool, stream=self._compute, capture_error_mode="thread_local"):
                     features = self._see(pixels)
             except RuntimeError as error:
+                # What broke off may have left its pool in no state for another.
+                self._pool = torch.cuda.graph_pool_handle()
                 # A capture that broke off is told of as such; who runs out of memory wants to know that.
                 if isinstance(error.__context__, torch.OutOfMemoryError):
                     raise error.__context__ from None

@@ -24,7 +24,7 @@ def load_tagger(settings: Settings) -> Tagger:
     # to share its core made small batches forty times slower.
     torch.set_num_threads(settings.threads or max(1, torch.get_num_threads() - 1))
     try:
-        return Tagger.load(settings.checkpoint, settings.device, tower_precision=settings.tower_precision)
+        return Tagger.load(settings.checkpoint, device=settings.device, tower_precision=settings.tower_precision)
     except (CheckpointError, OSError) as error:
         raise CheckpointUnavailable(
             f"the checkpoint {settings.checkpoint} can't be used: {error}; set NAMETAG_CHECKPOINT "
@@ -64,7 +64,7 @@ def make_checkpoints(
 def _load(settings: Settings, path: Path) -> Tagger:
     # Its own errors, without the advice that is for the configured one. Whoever can write the file or the key must
     # not have a worker fetch from the network; of the configured one, the operator who named it waits for it.
-    return Tagger.load(path, settings.device, tower_precision=settings.tower_precision, may_download=False)
+    return Tagger.load(path, device=settings.device, tower_precision=settings.tower_precision, may_download=False)
 
 
 def _user(settings: Settings, images: ImageSource, metrics: Metrics) -> Callable[[Tagger], InUse]:
