@@ -30,14 +30,14 @@ NUM_WARM_UPS = 2
 See = Callable[[Tensor], Tensor]
 """Features (N, R, D) in fp16 of pixels (N, 3, 224, 224) in uint8, both on one device."""
 
-_capturing = threading.Lock()
-"""Held while a graph is captured: there may be one at a time in a process, and no memory may be freed meanwhile."""
+device_turn = threading.RLock()
+"""Held by whoever gives a device something to do: while a graph is captured no other thread of the process may."""
 
 
 def free_device_memory() -> None:
     """Give memory that torch keeps for later back to the device: it may be just what another process needs."""
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # torch's own gap
-        with _capturing:
+        with device_turn:
             torch.cuda.empty_cache()
 
 
@@ -133,7 +133,6 @@ class CudaTower:
             # What was moved and rounded on another stream is whole before it is used on this one.
             self._compute.wait_stream(torch.cuda.current_stream())
         self._sizes = PaddedSizes(self._see, self._capture, largest)
-        self._lock = threading.Lock()
 
     def look(self, pixels: Tensor) -> Tensor:
         """Features (N, R, D) in fp16, on the CPU, of pixels (N, 3, 224, 224) in uint8 on the CPU."""
@@ -142,7 +141,7 @@ class CudaTower:
     @torch.inference_mode()
     def begin(self, pixels: Sequence[Tensor]) -> Look:
         """Begin to look at pictures (3, 224, 224), and don't wait: the device goes on beside this thread."""
-        with self._lock, torch.cuda.device(self._device):
+        with device_turn, torch.cuda.device(self._device):
             # Page-locked, so that it is copied beside the rest; torch takes such memory back for another look once
             # the caller has let go of it and the copy is over.
             features = torch.empty(len(pixels), NUM_REGIONS, self._width, dtype=torch.float16, pin_memory=True)
@@ -176,7 +175,7 @@ class CudaTower:
         """The graph of `size` pictures, on the computing stream, which is the current one."""
         pixels = self._pixels[:size]
         graph = torch.cuda.CUDAGraph()
-        with _capturing, _choosing_algorithms():
+        with _choosing_algorithms():
             for _ in range(NUM_WARM_UPS):  # what only the first time does, such as choosing, can't be captured
                 self._see(pixels)
             self._compute.synchronize()

@@ -3,8 +3,8 @@
 N pictures, R regions (49), D the tower's width.
 """
 
-from collections.abc import Callable, Collection, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from model.checkpoint import Checkpoint, load
 from model.crf import TagSpan
-from model.cuda_tower import CudaTower, Precision, check_precision, use_full_precision
+from model.cuda_tower import CudaTower, Precision, check_precision, device_turn, use_full_precision
 from model.errors import CheckpointError, TaggingError
 from model.labels import Span, spans_of
 from model.tagger import NUM_REGIONS
@@ -203,9 +203,14 @@ class Tagger:
             for row, (_, tokens, _) in enumerate(pieces)
         ]
 
-    def _before_the_tower(self) -> AbstractContextManager[object]:
+    @contextmanager
+    def _before_the_tower(self) -> Iterator[None]:
         """Where the tagging's short steps needn't wait behind the tower's long ones, on a CUDA device."""
-        return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
+        if self._stream is None:
+            yield
+            return
+        with device_turn, torch.cuda.stream(self._stream):
+            yield
 
     def _embed(self, words: Sequence[str]) -> Tensor:
         encoded = self._checkpoint.vocabulary.encode_words(words)

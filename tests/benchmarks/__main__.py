@@ -29,6 +29,7 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help="a row; all of them without")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="where bench.md and bench.json go")
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="pairs of a worker and its baseline (3)")
+    parser.add_argument("--scale", type=int, default=1, metavar="N", help="so many times the posts, for a GPU (1)")
     parser.add_argument("--long", action="store_true", help="also the rows that take an hour")
     parser.add_argument("--list", action="store_true", help="tell the rows' names, and measure nothing")
     wanted = parser.parse_args()
@@ -47,7 +48,7 @@ def main() -> int:
     # Workers and services of our own are ended also where we are asked to end, such as by `timeout`.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with ExitStack() as stack:
-        return _run(rows, Bench(stack, wanted.rounds), wanted.out)
+        return _run(rows, Bench(stack, wanted.rounds, wanted.scale), wanted.out)
 
 
 def _run(rows: list[Row], bench: Bench, out: Path | None) -> int:

@@ -25,13 +25,15 @@ PACKAGES = ("torch", "numpy", "pillow", "kafka-python", "redis", "pytorch-crf", 
 class Bench:
     """One run of the benchmarks; `rounds` is how often each worker is measured, in turn with its baseline.
 
-    What takes milliseconds is measured `quick_rounds` times.
+    What takes milliseconds is measured `quick_rounds` times. A worker does `scale` times the posts: what takes a CPU
+    seconds is a blink for a GPU.
     """
 
-    def __init__(self, stack: ExitStack, rounds: int) -> None:
+    def __init__(self, stack: ExitStack, rounds: int, scale: int = 1) -> None:
         self._stack = stack
         self._kept: dict[object, Any] = {}
         self.rounds = rounds
+        self.scale = scale
         self.quick_rounds = 5 * rounds
 
     @cached_property

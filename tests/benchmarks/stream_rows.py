@@ -76,12 +76,12 @@ def known_passes(bench: Bench) -> list[KnownPass]:
     with stream(bench, photos) as each:
         _run_known(bench, each, features, NUM_WARM_UP)
         for _ in range(bench.rounds):
-            done = _run_known(bench, each, features, NUM_KNOWN)
+            done = _run_known(bench, each, features, bench.scale * NUM_KNOWN)
             playback = playback_of(bench.tagger, done.sent, features)
             cpu_begun = time.thread_time()
             seconds = seconds_of(playback.run)
             cpu = time.thread_time() - cpu_begun
-            passes.append(KnownPass(done, NUM_KNOWN / seconds, cpu / NUM_KNOWN))
+            passes.append(KnownPass(done, len(done.sent) / seconds, cpu / len(done.sent)))
     return passes
 
 
@@ -161,11 +161,11 @@ def stream_cold(bench: Bench) -> Measured:
 
     The tower and the tagger have decoded pixels before them.
     """
-    pictures = bench.posts.new_pictures(bench.rounds * NUM_NEW)
+    pictures = bench.posts.new_pictures(bench.rounds * bench.scale * NUM_NEW)
     pairs = []
     with stream(bench, pictures) as each:
         for numbers in _rounds(bench):
-            done = each.run(NUM_NEW, iter(numbers))
+            done = each.run(len(numbers), iter(numbers))
             pixels = {number: _found_pixels(pictures[number]) for number in numbers}
             pairs.append((done.rate, bare_rate(bench.tagger, done.sent, pixels)))
     return compare_rates(pairs, "posts/s")
@@ -178,11 +178,11 @@ def stream_cold(bench: Bench) -> Measured:
 )
 def stream_far(bench: Bench) -> Measured:
     """The host answers each request after 50 ms. The loop does the first of the same posts."""
-    pictures = bench.posts.new_pictures(bench.rounds * NUM_NEW)
+    pictures = bench.posts.new_pictures(bench.rounds * bench.scale * NUM_NEW)
     pairs = []
     with stream(bench, pictures, host_delay=HOST_SECONDS) as each:
         for numbers in _rounds(bench):
-            done = each.run(NUM_NEW, iter(numbers))
+            done = each.run(len(numbers), iter(numbers))
             pairs.append((done.rate, naive_rate(bench.tagger, bench.kafka, done.sent[:NUM_NAIVE], each.load.origin)))
     return compare_rates(pairs, "posts/s")
 
@@ -190,7 +190,7 @@ def stream_far(bench: Bench) -> Measured:
 def _rounds(bench: Bench) -> Iterator[range]:
     """The numbers of each round's new pictures."""
     for number in range(bench.rounds):
-        yield range(number * NUM_NEW, (number + 1) * NUM_NEW)
+        yield range(number * bench.scale * NUM_NEW, (number + 1) * bench.scale * NUM_NEW)
 
 
 def _found_pixels(data: bytes) -> FoundPixels:
@@ -255,7 +255,7 @@ def latency(bench: Bench) -> Measured:
     with stream(bench, photos) as each:
         _run_known(bench, each, features, NUM_WARM_UP)
         for _ in range(bench.rounds):
-            done = _run_known(bench, each, features, NUM_KNOWN)
+            done = _run_known(bench, each, features, bench.scale * NUM_KNOWN)
             batch_seconds = BatchLimits().max_posts / bare_rate(bench.tagger, done.sent, features)
             rate = LOAD_SHARE * done.rate
             _know(bench, each, features, math.ceil(rate * PACED_SECONDS) + 1)
@@ -296,7 +296,8 @@ def delivery(bench: Bench) -> Measured:
         stream(bench, [], settings={"NAMETAG_KAFKA__DELIVERY": "exactly_once"}) as exactly,
         stream(bench, [], settings={"NAMETAG_KAFKA__DELIVERY": "at_least_once"}) as at_least,
     ):
-        rates = by_turns(lambda: exactly.run(NUM_CAPTIONS).rate, lambda: at_least.run(NUM_CAPTIONS).rate, bench.rounds)
+        num = bench.scale * NUM_CAPTIONS
+        rates = by_turns(lambda: exactly.run(num).rate, lambda: at_least.run(num).rate, bench.rounds)
     return compare_rates(rates, "posts/s")
 
 
@@ -306,11 +307,11 @@ def two_workers(bench: Bench) -> Measured:
     cores = sorted(os.sched_getaffinity(0))[:2]
     if len(cores) < 2:
         raise RuntimeError("two workers need two cores; there is one")
-    pictures = bench.posts.new_pictures(bench.rounds * NUM_NEW)
+    pictures = bench.posts.new_pictures(bench.rounds * bench.scale * NUM_NEW)
     one_thread = {"NAMETAG_THREADS": "1"}
     with (
         stream(bench, pictures, settings=one_thread, cores=cores) as two,
         stream(bench, pictures, settings=one_thread, cores=cores[:1]) as one,
     ):
-        pairs = [(two.run(NUM_NEW, iter(n)).rate, one.run(NUM_NEW, iter(n)).rate) for n in _rounds(bench)]
+        pairs = [(two.run(len(n), iter(n)).rate, one.run(len(n), iter(n)).rate) for n in _rounds(bench)]
     return compare_rates(pairs, "posts/s")

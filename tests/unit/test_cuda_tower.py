@@ -2,6 +2,7 @@
 
 import gc
 import threading
+import traceback
 from collections.abc import Callable
 from itertools import cycle, islice
 from pathlib import Path
@@ -199,15 +200,15 @@ def test_two_towers_and_four_threads_are_apart() -> None:
                 if not torch.allclose(seen, expected, rtol=2**-8, atol=2e-3 * float(expected.max())):
                     wrong.append((number, turn))
                 free_device_memory()
-        except Exception as error:
-            wrong.append(error)
+        except Exception:
+            wrong.append(traceback.format_exc())
 
     threads = [threading.Thread(target=look, args=(number,)) for number in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert not wrong
+    assert not wrong, wrong[0]
 
 
 @needs_cuda
