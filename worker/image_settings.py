@@ -1,5 +1,6 @@
 """How pictures are had, as the settings say: for the worker, and for a command with one picture."""
 
+import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
@@ -34,7 +35,7 @@ async def image_source(
 ) -> AsyncIterator[ImageSource]:
     """Pictures for `tagger`; what is under way at the end is given up. `marks` keeps which posts are deleted."""
     images = settings.images
-    limits = DecodeLimits()
+    limits = DecodeLimits(processes=min(images.decode_processes, os.cpu_count() or 1))
     kept = ImageCache(
         cache,
         tagger.tower_digest,

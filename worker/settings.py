@@ -144,6 +144,12 @@ class ImagesTable(Table):
         description="Where all requests go through: http://host:port, or http://user:password@host:port.",
     )
     max_image_bytes: int = Field(10 * 1024 * 1024, gt=0, description="The largest picture to fetch, in bytes.")
+    decode_processes: int = Field(
+        2,
+        gt=0,
+        le=64,
+        description="How many processes decode pictures, about a hundred a second each; never more than cores.",
+    )
     memory_cache_bytes: int = Field(
         256 * 1024 * 1024, gt=0, description="The size of the cache in memory in bytes, where there is no Redis."
     )
