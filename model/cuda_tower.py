@@ -22,7 +22,7 @@ from model.tower import IMAGE_SIZE, Tower
 Precision = Literal["fp32", "bf16"]
 
 NUM_REGIONS = 49
-LARGEST_PART = 32
+LARGEST_PART = 64
 """Pictures at once, a power of two: fewer don't fill the device, and of more the copies have nothing to hide behind."""
 
 NUM_WARM_UPS = 2

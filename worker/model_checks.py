@@ -28,7 +28,7 @@ def check_model(
     checklist.do(
         "device", lambda: _device(settings.device, settings.tower_precision), late=CPU_FIX, seconds=LOAD_SECONDS
     )
-    checklist.do("threads", lambda: _threads(settings.threads), late=LATE)
+    checklist.do("threads", lambda: _threads(settings), late=LATE)
     return checklist.checks
 
 
@@ -105,11 +105,11 @@ def _check_cuda(device: "torch.device") -> None:  # type: ignore[name-defined]  
         raise Trouble(f"device is {device}, and there is only {known}", f"set device to one of {known}")
 
 
-def _threads(wanted: int) -> Found:
-    import torch
+def _threads(settings: Settings) -> Found:
+    from worker.checkpoint_settings import threads_for
 
     cores = cores_allowed()
-    threads = wanted or max(1, torch.get_num_threads() - 1)
+    threads = settings.threads or threads_for(settings.device)
     if threads > cores:
         return Found(
             "warn",

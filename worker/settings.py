@@ -266,7 +266,7 @@ class Settings(BaseSettings):
     tower_precision: Literal["fp32", "bf16"] = Field(
         "fp32", description="What the tower computes in; bf16 is for CUDA devices, faster, and changes a few tags."
     )
-    threads: int = Field(0, ge=0, description="The tagger's CPU threads; 0: one fewer than there are cores.")
+    threads: int = Field(0, ge=0, description="The tagger's CPU threads; 0: one fewer than cores, 1 on CUDA.")
     include_text: bool = Field(True, description="Whether events carry the post's text.")
     include_attention: bool = Field(False, description="Whether events carry the 7×7 attention.")
     max_post_bytes: int = Field(256 * 1024, gt=0, description="The largest message to read as a post, in bytes.")

@@ -8,13 +8,12 @@ from functools import cached_property
 from importlib.metadata import version
 from typing import Any, TypeVar
 
-import torch
-
 from deploy.native.services import NativeKafka
 from model.inference import Tagger
 from tests.benchmarks.capacity import SHARED, describe_machine, read_captions
 from tests.benchmarks.capacity_worker import Posts
-from worker.checkpoint_settings import load_tagger
+from worker.checkpoint_settings import load_tagger, threads_for
+from worker.settings import Settings
 from worker.settings_loading import load_settings
 
 T = TypeVar("T")
@@ -37,6 +36,10 @@ class Bench:
         self.quick_rounds = 5 * rounds
 
     @cached_property
+    def _settings(self) -> Settings:
+        return load_settings()
+
+    @cached_property
     def kafka(self) -> str:
         """A broker's address: NAMETAG_TEST_KAFKA, or a native one, which needs Java."""
         return os.environ.get("NAMETAG_TEST_KAFKA") or self._stack.enter_context(NativeKafka()).address
@@ -50,7 +53,7 @@ class Bench:
     @cached_property
     def tagger(self) -> Tagger:
         """The worker's own, with as many threads as the worker gives it."""
-        return load_tagger(load_settings())
+        return load_tagger(self._settings)
 
     def keep(self, measure: Callable[["Bench"], T]) -> T:
         """What `measure` gives or raises, measured once for all rows that need it."""
@@ -67,5 +70,8 @@ class Bench:
     def describe(self) -> dict[str, Any]:
         """Machine, date, load, threads and versions, as they are when the rows begin."""
         versions = {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
-        threads = {"threads": max(1, torch.get_num_threads() - 1)}
+        threads = {
+            "device": self._settings.device,
+            "threads": self._settings.threads or threads_for(self._settings.device),
+        }
         return describe_machine() | threads | {"versions": " ".join(f"{n} {v}" for n, v in versions.items())}

@@ -111,6 +111,12 @@ def test_a_device_that_is_not_there_is_told(device: str, fix: str) -> None:
     assert found["checkpoint"].state == "ok"
 
 
+def test_a_device_of_its_own_leaves_one_thread_to_the_cores() -> None:
+    """Where nobody says otherwise: more of them wait for little things."""
+    assert model(device="cuda:77")["threads"].seen.startswith("the tagger has 1 of ")
+    assert model(device="cuda:77", threads=2)["threads"].seen.startswith("the tagger has 2 ")
+
+
 def test_more_threads_than_cores_are_told() -> None:
     """They would wait for one another."""
     found = model(threads=1000)["threads"]
