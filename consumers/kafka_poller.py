@@ -91,6 +91,7 @@ class KafkaPoller:
         self._intake_stopped = threading.Event()
         self._closing = threading.Event()
         self._is_full = False
+        self._gathers_until = float("-inf")
         self._topic_checked_at = time.monotonic()
         self._thread: threading.Thread | None = None
 
@@ -212,6 +213,7 @@ class KafkaPoller:
     def _poll(self, consumer: KafkaConsumer) -> None:
         self._apply_backpressure(consumer)
         keep_joining(consumer)
+        self._closing.wait(max(0.0, self._gathers_until - time.monotonic()))
         try:
             polled = poll(consumer, POLL_MS)
         except RetriableError as error:
@@ -223,6 +225,9 @@ class KafkaPoller:
         self._contact.look(consumer)
         self._progress.look(consumer, len(messages))
         self._lag.look(consumer, messages)
+        # As many as these: more wait already.
+        if 0 < len(messages) < self._config.max_poll_records // 4:
+            self._gathers_until = time.monotonic() + self._config.gather_seconds
         if messages and not self._intake_stopped.is_set():
             self._buffer.count(messages)
             self._side.post(self._side.deliver, messages)

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from uuid import uuid4
@@ -127,6 +128,31 @@ def test_a_header_whose_name_is_no_text_stops_nobody(make_source: Make, kafka_bo
         (("\\xff\\xfe", b"1"),),
         (("after", b"1"),),
     ]
+
+
+def test_posts_that_trickle_come_together(make_source: Make, send: Callable[[int], None]) -> None:
+    """Those of a moment, and all of them; the first comes at once."""
+
+    async def scenario() -> None:
+        source = make_source(gather_seconds=0.3)
+        await source.start(nothing_to_commit)
+        send(1)
+        assert len(await source.receive()) == 1
+        begun, sizes = time.monotonic(), list[int]()
+
+        async def trickle() -> None:
+            for _ in range(30):
+                await asyncio.to_thread(send, 1)
+                await asyncio.sleep(0.02)
+
+        sending = asyncio.create_task(trickle())
+        while sum(sizes) < 30:
+            sizes.append(len(await source.receive()))
+        assert len(sizes) <= 2 + (time.monotonic() - begun) / 0.3
+        await sending
+        await source.close()
+
+    asyncio.run(scenario())
 
 
 def test_resumes_after_the_commit(make_source: Make, send: Callable[[int], None]) -> None:
