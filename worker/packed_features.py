@@ -30,24 +30,27 @@ def unpack(packed: bytes, shape: tuple[int, int]) -> np.ndarray | None:
     num_values = shape[0] * shape[1]
     kind, body = packed[:1], packed[1:]
     if kind == PLAIN and len(body) == 2 * num_values:
-        values = np.frombuffer(body, "<u2").copy()
+        values = there = np.frombuffer(body, "<u2").copy()
     elif kind == SPARSE and (found := _without_zeros(body, num_values)) is not None:
-        values = found
+        values, there = found
     else:
         return None
-    if num_values and int((values & _EXPONENT).max()) == _EXPONENT:
+    if len(there) and int((there & _EXPONENT).max()) == _EXPONENT:
         return None
     return values.view("<f2").reshape(shape)
 
 
-def _without_zeros(body: bytes, num_values: int) -> np.ndarray | None:
+def _without_zeros(body: bytes, num_values: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """All values, and those that aren't zero."""
     num_bytes = (num_values + 7) // 8
     if len(body) < num_bytes or len(body) % 2 != num_bytes % 2:
         return None
     is_there = np.unpackbits(np.frombuffer(body, np.uint8, num_bytes), count=num_values).view(bool)
     there = np.frombuffer(body, "<u2", offset=num_bytes)
-    if len(there) != np.count_nonzero(is_there):
+    # By their places: NumPy takes three times as long where it is given the mask.
+    places = np.flatnonzero(is_there)
+    if len(there) != len(places):
         return None
     values = np.zeros(num_values, "<u2")
-    values[is_there] = there
-    return values
+    values[places] = there
+    return values, there
