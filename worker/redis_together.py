@@ -6,7 +6,7 @@ back. Posts are prepared and published many at a time, so that many ask in the s
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from redis.asyncio import Redis
@@ -15,7 +15,8 @@ from redis.asyncio.cluster import RedisCluster
 Command = tuple[str | bytes | float, ...]
 
 MOST_TOGETHER = 16
-"""Calls in a question: the first of them waits for the last, and their answers have to be there in the time of one."""
+"""Calls in a question: the first of them waits for the last, and their answers have to be there in the time of one.
+Fewer where that was too much, as of large values it is."""
 MOST_BYTES = 1024 * 1024
 """Of a question, where it has more than one call."""
 TURNS_OF_GRACE = 16
@@ -42,7 +43,8 @@ class Together:
 
     def __init__(self, client: Redis | RedisCluster, *, num_questions: int, timeout_seconds: float) -> None:
         self._client = client
-        self._most = 1 if isinstance(client, RedisCluster) else MOST_TOGETHER
+        self._is_cluster = isinstance(client, RedisCluster)
+        self._most = 1 if self._is_cluster else MOST_TOGETHER
         self._num_free = num_questions
         self._timeout_seconds = timeout_seconds
         self._calls: deque[_Call] = deque()
@@ -52,8 +54,9 @@ class Together:
     async def ask(self, *commands: Command, by: float | None = None) -> list[object]:
         """The replies to `commands`, which Redis gets in this order. Raises the first that is an error.
 
-        `by`, in asyncio's time, is when its turn has to have come; its question ends when those it is with want their
-        answers, `timeout_seconds` later at most. Raises `NoTurn`, and TimeoutError where Redis let it wait.
+        `by`, in asyncio's time, is when they are wanted; an eighth of `timeout_seconds` later nobody waits for them any
+        more. Without it a call has `timeout_seconds` for its turn, and its question ends when those it is with want
+        their answers. Raises `NoTurn`, and TimeoutError where Redis let it wait.
         """
         loop = asyncio.get_running_loop()
         num_bytes = sum(len(word) for command in commands for word in command if isinstance(word, bytes))
@@ -63,7 +66,14 @@ class Together:
         if not self._is_called:
             self._is_called = True
             loop.call_soon(self._send)
-        return await call.replies
+        if by is None:
+            return await call.replies
+        # Behind the end of a question that has no more time than this: that one says whether Redis let it wait.
+        end = _End(call.by + self._timeout_seconds / 8, lambda: _settle(call, NoTurn()))
+        try:
+            return await call.replies
+        finally:
+            end.cancel()
 
     def _send(self) -> None:
         self._is_called = False
@@ -100,20 +110,27 @@ class Together:
         has_time = by - loop.time() >= self._timeout_seconds / 2
         try:
             async with asyncio.timeout(None) as limit:
-                waking = loop.call_at(by, _end, limit, TURNS_OF_GRACE)
+                end = _End(by, lambda: limit.reschedule(loop.time()))
                 try:
                     replies = await self._replies([command for call in calls for command in call.commands])
                 finally:
-                    waking.cancel()
+                    end.cancel()
         except asyncio.CancelledError:
             for call in calls:
                 call.replies.cancel()
             raise
         except Exception as error:  # whoever asked knows what to make of it
-            told = error if has_time or not isinstance(error, TimeoutError) else NoTurn()
+            is_late = isinstance(error, TimeoutError)
+            is_too_much = is_late and len(calls) > 1
+            if is_too_much:
+                # A Redis that hangs is soon asked for one call at a time, and then it's told.
+                self._most = max(1, min(self._most, len(calls)) // 2)
+            told = NoTurn() if is_too_much or (is_late and not has_time) else error
             for call in calls:
                 _settle(call, told)
             return
+        if len(calls) == self._most and not self._is_cluster:
+            self._most = min(MOST_TOGETHER, self._most + 1)
         rest = iter(replies)
         for call in calls:
             own = [next(rest) for _ in call.commands]
@@ -131,13 +148,22 @@ class Together:
         return replies
 
 
-def _end(limit: asyncio.Timeout, num_turns: int) -> None:
-    """Have the time be over in so many turns of the loop."""
-    loop = asyncio.get_running_loop()
-    if num_turns:
-        loop.call_soon(_end, limit, num_turns - 1)
-    elif limit.when() is None:
-        limit.reschedule(loop.time())
+class _End:
+    """Calls `act` at `at`, in asyncio's time, and some turns of the loop later; unless it is cancelled."""
+
+    def __init__(self, at: float, act: Callable[[], None]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._act = act
+        self._next: asyncio.Handle = self._loop.call_at(at, self._turn, TURNS_OF_GRACE)
+
+    def _turn(self, num_left: int) -> None:
+        if num_left:
+            self._next = self._loop.call_soon(self._turn, num_left - 1)
+        else:
+            self._act()
+
+    def cancel(self) -> None:
+        self._next.cancel()
 
 
 def _settle(call: _Call, result: list[object] | Exception) -> None:

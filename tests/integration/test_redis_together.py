@@ -1,6 +1,7 @@
 """Commands of one turn go to Redis in one question, and each call gets its own replies."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from uuid import uuid4
 
@@ -8,7 +9,7 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from worker.redis_together import MOST_BYTES, MOST_TOGETHER, Command, Together
+from worker.redis_together import MOST_BYTES, MOST_TOGETHER, TURNS_OF_GRACE, Command, NoTurn, Together
 
 
 class Counting(Together):
@@ -105,3 +106,58 @@ def test_questions_are_bounded_and_so_is_their_time(redis_url: str) -> None:
         assert await asyncio.gather(*asked) == [[None]] * 3
 
     assert run(redis_url, scenario, num_questions=1, timeout_seconds=0.3) == [1, 3]
+
+
+def test_an_answer_that_the_loop_found_late_is_an_answer(redis_url: str) -> None:
+    """Others held the loop up beyond the question's time: the answer lies there, and nothing ends afterwards."""
+    key, told = uuid4().hex, []
+
+    async def scenario(together: Counting) -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _loop, context: told.append(context))
+        await together.ask(("SET", key, "x", "EX", 60))
+        asked = asyncio.create_task(together.ask(("GET", key)))
+        for _ in range(4):  # it is on its way then
+            await asyncio.sleep(0)
+        assert len(together.questions) == 2
+        time.sleep(0.1)  # noqa: ASYNC251  # what others do
+        assert await asked == [b"x"]
+        for _ in range(2 * TURNS_OF_GRACE):
+            await asyncio.sleep(0)
+
+    run(redis_url, scenario, timeout_seconds=0.05)
+    assert told == []
+
+
+def test_a_call_does_not_wait_for_those_that_have_more_time(redis_url: str) -> None:
+    """Neither in a question with them nor for its turn; and what has no time left is no trouble with Redis."""
+    key = uuid4().hex
+
+    async def scenario(together: Counting) -> None:
+        loop = asyncio.get_running_loop()
+
+        async def soon() -> float:
+            by = loop.time() + 0.1
+            with pytest.raises(NoTurn):
+                await together.ask(("GET", key), by=by)
+            return loop.time() - by
+
+        hung = asyncio.create_task(together.ask(("BLPOP", key, 30)))
+        late = [await soon(), await soon()]
+        await asyncio.wait({hung})
+        assert max(late) < 0.4
+
+    assert run(redis_url, scenario, num_questions=1, timeout_seconds=1.0) == [2]
+
+
+def test_fewer_share_a_question_where_it_was_too_much(redis_url: str) -> None:
+    """It is no trouble with Redis; one by one they have their answers, and then by twos again."""
+    key = uuid4().hex
+
+    async def scenario(together: Counting) -> None:
+        for _ in range(2):
+            slow = [together.ask(("BLPOP", f"{key}{number}", 0.2)) for number in range(4)]
+            told = await asyncio.gather(*slow, return_exceptions=True)
+            assert [type(each) for each in told] == [NoTurn] * 4
+        assert await asyncio.gather(*(together.ask(("GET", key)) for _ in range(5))) == [[None]] * 5
+
+    assert run(redis_url, scenario, num_questions=1, timeout_seconds=0.3) == [4, 2, 1, 2, 2]
