@@ -243,7 +243,8 @@ class RedisCache:
         return max(1, round(ttl_seconds * jitter * 1000))
 
     async def close(self) -> None:
-        """Close the connections, as far as Redis has a hand for it."""
+        """Close the connections, as far as Redis has a hand for it; what is asked afterwards has no turn."""
+        await self._together.close()
         with contextlib.suppress(RedisError, OSError, TimeoutError):
             async with asyncio.timeout(self._limits.timeout_seconds):
                 await self._redis.aclose()
@@ -283,6 +284,7 @@ class RedisCache:
 
     def _fail(self, error: Exception) -> None:
         self._on_event("error")
+        _forget_frames(error)
         if error is self._failed_with:
             return  # of the same question, which failed once
         self._failed_with = error
@@ -303,6 +305,13 @@ class RedisCache:
 
 def _digest(key: str, value: bytes) -> bytes:
     return hashlib.blake2b(value, digest_size=DIGEST_BYTES, key=hashlib.sha256(key.encode()).digest()).digest()
+
+
+def _forget_frames(error: BaseException | None) -> None:
+    """Of an error that is kept for longer than what led to it: megabytes were to be written there."""
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
 
 
 def _unframed(key: str, framed: object) -> bytes | None:

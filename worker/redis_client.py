@@ -49,7 +49,7 @@ def make_client(
         return _of_sentinels(url, [_address(each) for each in sentinels], max_connections, patience)
     pool = BlockingConnectionPool.from_url(url, max_connections=max_connections, timeout=timeout_seconds, **patience)
     pool.make_connection()  # type: ignore[no-untyped-call] # theirs; it connects to nothing yet, but refuses an option that doesn't fit
-    return Redis(connection_pool=pool)
+    return Redis.from_pool(pool)  # which closes them with it
 
 
 def code_of(error: BaseException | None) -> str | None:

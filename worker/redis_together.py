@@ -50,6 +50,7 @@ class Together:
         self._calls: deque[_Call] = deque()
         self._questions: set[asyncio.Task[None]] = set()
         self._is_called = False
+        self._is_closed = False
 
     async def ask(self, *commands: Command, by: float | None = None) -> list[object]:
         """The replies to `commands`, which Redis gets in this order. Raises the first that is an error.
@@ -58,6 +59,8 @@ class Together:
         more. Without it a call has `timeout_seconds` for its turn, and its question ends when those it is with want
         their answers. Raises `NoTurn`, and TimeoutError where Redis let it wait.
         """
+        if self._is_closed:
+            raise NoTurn
         loop = asyncio.get_running_loop()
         num_bytes = sum(len(word) for command in commands for word in command if isinstance(word, bytes))
         own = loop.time() + self._timeout_seconds
@@ -74,6 +77,14 @@ class Together:
             return await call.replies
         finally:
             end.cancel()
+
+    async def close(self) -> None:
+        """Ask nothing more, and wait for the answers to what was asked; what waits has no turn."""
+        self._is_closed = True
+        while self._calls:
+            _settle(self._calls.popleft(), NoTurn())
+        if self._questions:
+            await asyncio.wait(self._questions)
 
     def _send(self) -> None:
         self._is_called = False
@@ -150,6 +161,8 @@ class Together:
 
 class _End:
     """Calls `act` at `at`, in asyncio's time, and some turns of the loop later; unless it is cancelled."""
+
+    __slots__ = ("_act", "_loop", "_next")
 
     def __init__(self, at: float, act: Callable[[], None]) -> None:
         self._loop = asyncio.get_running_loop()

@@ -119,7 +119,7 @@ def test_an_answer_that_the_loop_found_late_is_an_answer(redis_url: str) -> None
         for _ in range(4):  # it is on its way then
             await asyncio.sleep(0)
         assert len(together.questions) == 2
-        time.sleep(0.1)  # noqa: ASYNC251  # what others do
+        time.sleep(0.3)  # noqa: ASYNC251  # what others do
         assert await asked == [b"x"]
         for _ in range(2 * TURNS_OF_GRACE):
             await asyncio.sleep(0)
