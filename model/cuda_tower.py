@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from model.errors import DeviceError
+from model.tagger import NUM_REGIONS
 from model.tower import IMAGE_SIZE, Tower
 
 Precision = Literal["fp32", "bf16"]
 
-NUM_REGIONS = 49
 LARGEST_PART = 64
 """Pictures at once, a power of two: fewer don't fill the device, and of more the copies have nothing to hide behind."""
 
@@ -51,6 +51,12 @@ def use_full_precision() -> None:
     torch.backends.cudnn.allow_tf32 = False
 
 
+def cuda_has_bf16(device: torch.device) -> bool:
+    """Whether a CUDA device computes in bf16 by itself."""
+    with torch.cuda.device(device):
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+
+
 def check_precision(device: torch.device, precision: str) -> None:
     """Raise `DeviceError` where the tower can't compute in `precision` on `device`."""
     if precision not in get_args(Precision):
@@ -59,9 +65,7 @@ def check_precision(device: torch.device, precision: str) -> None:
         return
     if device.type != "cuda":
         raise DeviceError(f"tower_precision bf16 is for CUDA devices, and device is {device}; set it to fp32")
-    with torch.cuda.device(device):
-        has_bf16 = bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    if not has_bf16:
+    if not cuda_has_bf16(device):
         raise DeviceError(f"{device} doesn't compute in bf16 by itself; set tower_precision to fp32")
 
 

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from model.cuda_tower import cuda_has_bf16
+
 Item = TypeVar("Item")
 
 
@@ -30,7 +32,7 @@ class Ranks:
     def has_bf16(self) -> bool:
         """Whether the device computes in bf16 by itself; a CPU without refuses an LSTM in it."""
         if self.device.type == "cuda":
-            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+            return cuda_has_bf16(self.device)
         # What torch itself asks before it hands an LSTM to oneDNN.
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 

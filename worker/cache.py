@@ -135,8 +135,8 @@ class RedisCache:
         if not isinstance(framed, bytes):
             self._on_event("miss")
             return await self._spare.get(key)
-        digest, value = framed[:DIGEST_BYTES], framed[DIGEST_BYTES:]
-        if digest != _digest(key, value):
+        value = _unframed(key, framed)
+        if value is None:
             self._on_event("corrupt")
             return None
         self._on_event("hit")
@@ -170,11 +170,12 @@ class RedisCache:
     async def _recalled(self, key: str, framed: object) -> bytes | None:
         if not isinstance(framed, bytes):
             return await self._spare.get(key)
-        if framed[:DIGEST_BYTES] != _digest(key, framed[DIGEST_BYTES:]):
+        value = _unframed(key, framed)
+        if value is None:
             # There is something, and what it was can't be known.
             self._on_event("corrupt")
             raise CacheUnsure
-        return framed[DIGEST_BYTES:]
+        return value
 
     async def keep(self, key: str, value: bytes, ttl_seconds: float) -> bytes | None:
         """Keep `value`, in memory at least; what was there before, here or in Redis."""
