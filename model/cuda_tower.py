@@ -34,13 +34,6 @@ device_turn = threading.RLock()
 """Held by whoever gives a device something to do: while a graph is captured no other thread of the process may."""
 
 
-def free_device_memory() -> None:
-    """Give memory that torch keeps for later back to the device: it may be just what another process needs."""
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # torch's own gap
-        with device_turn:
-            torch.cuda.empty_cache()
-
-
 def use_full_precision() -> None:
     """Have this process's convolutions and LSTMs compute in fp32 where they are of fp32.
 

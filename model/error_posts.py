@@ -8,18 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import torch
+import numpy as np
 from PIL import Image
-from torch import Tensor
 
 from model.captions import NamedSpan
 from model.data import Dataset, ImageFolder, Sentence
 from model.error_groups import Evidence, Group, GroupRules, PictureReport
 from model.errors import PictureError
 from model.features import load_pixels
-from model.inference import TaggedSpan, Tagging, TaggingInput
 from model.labels import spans_of
 from model.pictures import sharpness, thumbnail
+from model.tagging import TaggedSpan, Tagging, TaggingInput
 from model.tokenizer import Token
 
 CHUNK_POSTS = 32
@@ -32,8 +31,8 @@ class SeeingTagger(Protocol):
 
     uses_image: bool
 
-    def look(self, pixels: Tensor) -> Tensor:
-        """Features (N, R, D) of pixels (N, 3, 224, 224)."""
+    def look(self, pixels: np.ndarray) -> np.ndarray:
+        """Features (N, R, D) in fp16 of pixels (N, 3, 224, 224)."""
 
     def tag(self, inputs: Sequence[TaggingInput]) -> list[Tagging]:
         """As many taggings as inputs."""
@@ -85,7 +84,7 @@ class ErrorPost:
 @dataclass(frozen=True, slots=True)
 class _Seen:
     path: Path
-    features: Tensor
+    features: np.ndarray
 
 
 def find_errors(
@@ -186,13 +185,13 @@ def _look(
         if path is None:
             continue
         try:
-            pixels.append(torch.from_numpy(load_pixels(path)))
+            pixels.append(load_pixels(path))
         except PictureError:  # broken: as good as missing
             continue
         rows.append(row)
         paths.append(path)
     if pixels:
-        for row, path, features in zip(rows, paths, tagger.look(torch.stack(pixels)), strict=True):
+        for row, path, features in zip(rows, paths, tagger.look(np.stack(pixels)), strict=True):
             seen[row] = _Seen(path, features)
     return seen
 
@@ -200,16 +199,18 @@ def _look(
 def _tag(
     tagger: SeeingTagger,
     posts: Sequence[tuple[tuple[Token, ...], str, tuple[Mention, ...]]],
-    features: Sequence[Tensor | None],
+    features: Sequence[np.ndarray | None],
 ) -> list[Tagging]:
     return tagger.tag(
         [TaggingInput(tokens=tokens, features=seen) for (tokens, _, _), seen in zip(posts, features, strict=True)]
     )
 
 
-def _levelled(features: Tensor | None) -> Tensor | None:
+def _levelled(features: np.ndarray | None) -> np.ndarray | None:
     """Each region as the mean of all (R, D): the attention has nothing to choose from."""
-    return None if features is None else features.float().mean(dim=0, keepdim=True).expand_as(features).to(features)
+    if features is None:
+        return None
+    return np.broadcast_to(features.mean(axis=0, dtype=np.float32).astype(features.dtype), features.shape)
 
 
 def _report(path: Path) -> PictureReport:

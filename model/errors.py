@@ -8,6 +8,7 @@ ModelError
 ├── CheckpointError  a checkpoint can't be read, or doesn't fit the model
 │   └── TowerMissing         its tower's weights aren't here, or not whole
 ├── DeviceError      a device can't do what is asked of it
+│   └── OutOfMemory          for so much at once it has no memory
 ├── OutputError      a file can't be written
 ├── TrainingError    a training can't go on
 └── TaggingError     one post can't be tagged
@@ -44,6 +45,10 @@ class TowerMissing(CheckpointError):
 
 class DeviceError(ModelError):
     """A device can't do what is asked of it."""
+
+
+class OutOfMemory(DeviceError):
+    """A device, or the host, has no memory for so much at once; less may fit, or the same a little later."""
 
 
 class OutputError(ModelError):

@@ -1,23 +1,25 @@
-"""A checkpoint at work: tokens and features in, named spans with their confidence out.
+"""A checkpoint at work: tokens and features in, named spans with their confidence out; NumPy's arrays at its border.
 
 N pictures, R regions (49), D the tower's width.
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from model.checkpoint import Checkpoint, load
 from model.crf import TagSpan
 from model.cuda_tower import CudaTower, Precision, check_precision, device_turn, use_full_precision
+from model.device_memory import DeviceMemory
 from model.errors import CheckpointError, TaggingError
 from model.labels import Span, spans_of
 from model.tagger import NUM_REGIONS
+from model.tagging import TaggedSpan, Tagging, TaggingInput
 from model.tokenizer import Token, tokenize
 from model.tower import Tower
 from model.tower_file import tower_of
@@ -25,37 +27,6 @@ from model.word_cache import WordCache
 
 WINDOW = 512
 """Tokens that are tagged at once; a longer post is cut into windows, so that memory is bounded."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaggingInput:
-    """A post for the tagger; `features` (R, D) in fp16, None where there is no picture."""
-
-    tokens: tuple[Token, ...]
-    features: Tensor | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaggedSpan:
-    """A name at text[start:end], in code points; `confidence` is the probability of this very span."""
-
-    type: str
-    start: int
-    end: int
-    confidence: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tagging:
-    """The names of a post, the weights of the picture's regions (49), row by row, and the gate of each word.
-
-    The gate is the mean of β_v (section 2.4), 0 to 1: how much of the picture goes into the word. Attention and gate
-    are None where no picture was looked at, or where the variant has no such part.
-    """
-
-    spans: tuple[TaggedSpan, ...] = ()
-    attention: tuple[float, ...] | None = None
-    gate: tuple[float, ...] | None = None
 
 
 class Tagger:
@@ -95,9 +66,11 @@ class Tagger:
         self.uses_image = checkpoint.config.uses_image
         self.has_attention = checkpoint.config.variant in ("attention", "attention_gate")
         self.labels = checkpoint.labels
+        self.scheme = checkpoint.scheme
         self.tower_digest = features_name(checkpoint.tower_digest, tower_precision)
         self.feature_shape = (NUM_REGIONS, checkpoint.config.region_width)
         self._words = WordCache(self._embed)
+        self._memory = DeviceMemory()
 
     @classmethod
     def load(
@@ -106,42 +79,62 @@ class Tagger:
         """The tagger in `path`. Raises `CheckpointError` on a bad file, or on another tower's weights.
 
         `may_download`: the tower's weights may come from torchvision, where they aren't here.
-        Raises `DeviceError` where the device can't compute in `tower_precision`.
+        Raises `DeviceError` where the device can't compute in `tower_precision`, `OutOfMemory` where it's too small.
         """
-        checkpoint, identity = load(path)
-        uses_image = checkpoint.config.uses_image
-        tower = tower_of(checkpoint, path, may_download=may_download) if uses_image else None
-        return cls(checkpoint, identity, tower, device, tower_precision=tower_precision)
+        with DeviceMemory():
+            checkpoint, identity = load(path)
+            uses_image = checkpoint.config.uses_image
+            tower = tower_of(checkpoint, path, may_download=may_download) if uses_image else None
+            return cls(checkpoint, identity, tower, device, tower_precision=tower_precision)
 
     def tokenize(self, text: str) -> tuple[Token, ...]:
         """The tokens of a caption, by the scheme that the checkpoint was trained with."""
-        return tuple(tokenize(text, self._checkpoint.scheme))
+        return tuple(tokenize(text, self.scheme))
 
     @torch.inference_mode()
-    def look(self, pixels: Tensor) -> Tensor:
-        """Features (N, R, D) in fp16, on the CPU, of pixels (N, 3, 224, 224) in uint8."""
+    def look(self, pixels: np.ndarray) -> np.ndarray:
+        """Features (N, R, D) in fp16 of pixels (N, 3, 224, 224) in uint8. Raises `OutOfMemory`."""
         if self._tower is None:
             raise CheckpointError(f"the variant {self.variant} has no visual tower")
-        if isinstance(self._tower, CudaTower):
-            return self._tower.look(pixels)
-        features: Tensor = self._tower(pixels.to(self._device))
-        return features.cpu()
+        with self._memory:
+            given = torch.from_numpy(pixels)
+            if isinstance(self._tower, CudaTower):
+                return self._tower.look(given).numpy()
+            features: Tensor = self._tower(given.to(self._device))
+            return features.cpu().numpy()
 
     @property
-    def begin_look(self) -> Callable[[Sequence[Tensor]], Callable[[], Tensor]] | None:
+    def begin_look(self) -> Callable[[Sequence[np.ndarray]], Callable[[], np.ndarray]] | None:
         """`look` for pictures (3, 224, 224), in two steps: it begins, and what it gives back waits for the features.
 
         None where nothing is gained by it, on a CPU.
         """
-        tower = self._tower
-        return (lambda pixels: tower.begin(pixels).features) if isinstance(tower, CudaTower) else None
+        return self._begin_look if isinstance(self._tower, CudaTower) else None
+
+    begin_tag: ClassVar[None] = None
+    """Nothing is gained by two steps within a process."""
+
+    def _begin_look(self, pixels: Sequence[np.ndarray]) -> Callable[[], np.ndarray]:
+        assert isinstance(self._tower, CudaTower)
+        with self._memory:
+            look = self._tower.begin([torch.from_numpy(each) for each in pixels])
+
+        def features() -> np.ndarray:
+            with self._memory:
+                return look.features().numpy()
+
+        return features
 
     @torch.inference_mode()
     def tag(self, inputs: Sequence[TaggingInput]) -> list[Tagging]:
         """Tag posts; as many taggings as inputs, in their order, whatever else is in the batch.
 
-        Raises `TaggingError` where the weights make no numbers of one of them.
+        Raises `TaggingError` where the weights make no numbers of one of them, and `OutOfMemory`.
         """
+        with self._memory:
+            return self._tag(inputs)
+
+    def _tag(self, inputs: Sequence[TaggingInput]) -> list[Tagging]:
         pieces = [
             (row, post.tokens[start : start + WINDOW], post.features)
             for row, post in enumerate(inputs)
@@ -162,7 +155,7 @@ class Tagger:
             for found, weights, gate in zip(spans, attention, gates, strict=True)
         ]
 
-    def _tag_pieces(self, pieces: Sequence[tuple[int, tuple[Token, ...], Tensor | None]]) -> list[Tagging]:
+    def _tag_pieces(self, pieces: Sequence[tuple[int, tuple[Token, ...], np.ndarray | None]]) -> list[Tagging]:
         x, lengths = self._words.inputs([[token.text for token in tokens] for _, tokens, _ in pieces])
         seen = {
             row: features for row, (_, _, features) in enumerate(pieces) if features is not None and self.uses_image
@@ -217,15 +210,16 @@ class Tagger:
         numbers, characters, lengths = (each.unsqueeze(0).to(self._device) for each in encoded)
         return self._network.embed(numbers, characters, lengths)[0]
 
-    def _stack(self, features: Collection[Tensor]) -> Tensor:
+    def _stack(self, features: Collection[np.ndarray]) -> Tensor:
         """Features (M, R, D) on the device; halves go there, and become floats there."""
         if not features:
             return torch.empty(0, *self.feature_shape, device=self._device)
         if not self._is_cuda:
-            return torch.stack(list(features)).to(self._device)
+            return torch.from_numpy(np.stack(list(features))).to(self._device)
         # Page-locked, so that nobody waits for the copy.
         here = torch.empty(len(features), *self.feature_shape, dtype=torch.float16, pin_memory=True)
-        return torch.stack(list(features), out=here).to(self._device, non_blocking=True)
+        np.stack(list(features), out=here.numpy())
+        return here.to(self._device, non_blocking=True)
 
     def _numbered(self, span: Span) -> TagSpan:
         return span.start, span.end, self.labels.index(f"B-{span.type}"), self.labels.index(f"I-{span.type}")

@@ -5,51 +5,23 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import numpy as np
-import torch
 
-from model.cuda_tower import free_device_memory
-from model.inference import Tagging, TaggingInput
+from model.errors import OutOfMemory
+from model.tagging import Tagging, TaggingInput
 from model.tokenizer import Token
 from worker.errors import TaggerBroken, TaggingFailed
 from worker.images import FoundFeatures, FoundPixels
 from worker.metrics import Metrics
+from worker.post_tagger import BeginLook, BeginTag, PostTagger
 from worker.retry import RetryPolicy
 
 log = logging.getLogger("nametag.device")
 
 T = TypeVar("T")
 
-
-class PostTagger(Protocol):
-    """What the worker asks of a tagger; `model.inference.Tagger` is the one there is."""
-
-    @property
-    def checkpoint_id(self) -> str:
-        """Names the checkpoint in events."""
-
-    @property
-    def variant(self) -> str:
-        """One of the paper's four variants."""
-
-    @property
-    def uses_image(self) -> bool:
-        """Whether a picture makes a difference to the variant."""
-
-    def tokenize(self, text: str) -> tuple[Token, ...]:
-        """Tokens of a caption, by the checkpoint's own scheme."""
-
-    def look(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Features (N, 49, D) of pixels (N, 3, 224, 224), both on the CPU."""
-
-    def tag(self, inputs: Sequence[TaggingInput]) -> list[Tagging]:
-        """Tag posts; as many taggings as inputs, in their order."""
-
-
-BeginLook = Callable[[Sequence[torch.Tensor]], Callable[[], torch.Tensor]]
-"""Begins to look at pictures (3, 224, 224); what it gives back waits for their features (N, 49, D), on the CPU."""
 
 NUM_AHEAD = 2
 """Batches that may wait at a device that looks ahead: one for the tower while another is tagged, and one at hand."""
@@ -92,7 +64,7 @@ class _OutOfMemory(Exception):
     """Raised inside a batch; `by_images` where the visual tower ran out, not the tagger."""
 
     def __init__(self, error: Exception, *, by_images: bool) -> None:
-        super().__init__(f"the device is out of memory ({str(error).splitlines()[0][:200]})")
+        super().__init__(str(error) or "out of memory")
         self.by_images = by_images
 
 
@@ -101,24 +73,42 @@ class _Begun:
     """Pictures that the device is looking at, by the digests of their pixels."""
 
     digests: tuple[str, ...]
-    features: Callable[[], torch.Tensor]
+    features: Callable[[], np.ndarray]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _BegunBatch:
+    """Posts that are being tagged."""
+
+    posts: Sequence[Prepared]
+    taggings: Callable[[], list[Tagging]]
 
 
 class BatchRunner:
     """Tags batches, on the one thread that owns the device; keeps the limits that the device can bear.
 
-    With `begin_look` the tower looks at the pictures of batches that are expected while the one before is tagged.
+    With `begin_look` the tower looks at the pictures of batches that are expected while the one before is tagged; with
+    `begin_tag` such a batch, if nobody has to look at anything, is with the tagger already.
     """
 
     def __init__(
-        self, tagger: PostTagger, limits: BatchLimits, metrics: Metrics, *, begin_look: BeginLook | None = None
+        self,
+        tagger: PostTagger,
+        limits: BatchLimits,
+        metrics: Metrics,
+        *,
+        begin_look: BeginLook | None = None,
+        begin_tag: BeginTag | None = None,
     ) -> None:
         self._begin_look = begin_look
+        self._begin_tag = begin_tag
+        self._begun_batches: deque[_BegunBatch] = deque(maxlen=NUM_AHEAD)
+        """Of batches that were given up nobody asks for the taggings."""
         self._expected: deque[Sequence[Prepared]] = deque()
         self._begun: list[_Begun] = []
         self._tagger = tagger
         self._metrics = metrics
-        self._looked: dict[str, torch.Tensor] = {}
+        self._looked: dict[str, np.ndarray] = {}
         """Features (49, D) of the pictures looked at last, by the digest of their pixels: posts that show the same at
         once may come to the device in several batches."""
         self._memory_retries = RetryPolicy(attempts=3, first_seconds=0.2)
@@ -135,6 +125,10 @@ class BatchRunner:
         """`posts` will be run, after those expected before. May be called on any thread."""
         if self._begin_look is not None:
             self._expected.append(posts)
+        if self._begin_tag is not None and not _new_pixels(posts):
+            inputs = [TaggingInput(tokens=post.tokens, features=_features(post.picture, {})) for post in posts]
+            if (taggings := self._begin_tag(inputs)) is not None:
+                self._begun_batches.append(_BegunBatch(posts, taggings))
 
     def run(self, posts: Sequence[Prepared]) -> list[Tagged | TaggingFailed]:
         """Tag `posts`. Raises `TaggerBroken` where the model fails on any post."""
@@ -150,7 +144,6 @@ class BatchRunner:
         try:
             return list(self._tag_all(posts))
         except _OutOfMemory as error:
-            free_device_memory()
             if len(posts) == 1:
                 return [self._try_alone(posts[0], error)]
             self._lower_limits(posts, error)
@@ -168,7 +161,6 @@ class BatchRunner:
             try:
                 (tagged,) = self._tag_all([post])
             except Exception as again:
-                free_device_memory()
                 tries.append(str(again))
             else:
                 return tagged
@@ -205,22 +197,21 @@ class BatchRunner:
         self._begin_expected()
         known = self._looked | new
         inputs = [TaggingInput(tokens=post.tokens, features=_features(post.picture, known)) for post in posts]
-        taggings = _within_memory(lambda: self._tagger.tag(inputs), by_images=False)
+        taggings = self._begun_taggings(posts) or _within_memory(lambda: self._tagger.tag(inputs), by_images=False)
         self._keep_looked(new)
         results = []
         for post, tagging in zip(posts, taggings, strict=True):
             # The first post with a new picture takes its features home, so that they are cached once.
             fresh = new.pop(post.picture.digest, None) if post.picture else None
-            features = None if fresh is None else fresh.numpy()
-            results.append(Tagged(tagging=tagging, new_features=features))
+            results.append(Tagged(tagging=tagging, new_features=fresh))
         return results
 
-    def _look_at_new(self, posts: Sequence[Prepared]) -> dict[str, torch.Tensor]:
+    def _look_at_new(self, posts: Sequence[Prepared]) -> dict[str, np.ndarray]:
         """Features (49, D) of the pictures whose pixels nobody has looked at lately, by digest."""
         pixels = self._unseen(posts)
         found = self._begun_features(pixels)
         if left := [digest for digest in pixels if digest not in found]:
-            stacked = torch.from_numpy(np.stack([pixels[digest] for digest in left]))
+            stacked = np.stack([pixels[digest] for digest in left])
             features = _within_memory(lambda: self._tagger.look(stacked), by_images=True)
             found |= zip(left, features, strict=True)
         self._metrics.tower_images.inc(len(pixels))
@@ -238,7 +229,7 @@ class BatchRunner:
             if not pixels:
                 continue
             try:
-                features = self._begin_look([torch.from_numpy(each) for each in pixels.values()])
+                features = self._begin_look(list(pixels.values()))
             except Exception as error:
                 # When the batch is run it's looked at again, and then it's seen to.
                 log.debug("look_not_begun", extra={"reason": repr(error)[:200]})
@@ -246,18 +237,29 @@ class BatchRunner:
             # Of batches that were given up meanwhile nobody asks for the features.
             self._begun = [*self._begun[-NUM_AHEAD:], _Begun(tuple(pixels), features)]
 
-    def _begun_features(self, pixels: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
+    def _begun_features(self, pixels: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Features (49, D) of those of `pixels` that the device has begun to look at, by digest."""
         wanted = [each for each in self._begun if not pixels.keys().isdisjoint(each.digests)]
         self._begun = [each for each in self._begun if each not in wanted]
-        found: dict[str, torch.Tensor] = {}
+        found: dict[str, np.ndarray] = {}
         for each in wanted:
             found |= zip(each.digests, _within_memory(each.features, by_images=True), strict=True)
         return found
 
-    def _keep_looked(self, new: Mapping[str, torch.Tensor]) -> None:
+    def _begun_taggings(self, posts: Sequence[Prepared]) -> list[Tagging] | None:
+        for begun in tuple(self._begun_batches):
+            if begun.posts is posts:
+                self._begun_batches.remove(begun)
+                try:
+                    return begun.taggings()
+                except Exception as error:
+                    # The batch before may have broken it: this one is tagged again, and then it's seen to.
+                    log.debug("batch_not_tagged_ahead", extra={"reason": repr(error)[:200]})
+        return None
+
+    def _keep_looked(self, new: Mapping[str, np.ndarray]) -> None:
         # Copies: one of them would hold the features of all that were looked at with it.
-        self._looked |= {digest: features.clone() for digest, features in new.items()}
+        self._looked |= {digest: features.copy() for digest, features in new.items()}
         while len(self._looked) > NUM_LOOKED:
             del self._looked[next(iter(self._looked))]
 
@@ -265,29 +267,17 @@ class BatchRunner:
 def _within_memory(act: Callable[[], T], *, by_images: bool) -> T:
     try:
         return act()
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
+    except (MemoryError, OutOfMemory) as error:
         raise _OutOfMemory(error, by_images=by_images) from error
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether a device, or the host, had no more memory to give.
-
-    Of a CPU torch says so only in words, and so it does where CUDA itself has none for a graph, or page-locked.
-    """
-    told = str(error)
-    in_words = "can't allocate memory" in told or "CUDA error: out of memory" in told
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or in_words
 
 
 def _new_pixels(posts: Sequence[Prepared]) -> dict[str, np.ndarray]:
     return {post.picture.digest: post.picture.pixels for post in posts if isinstance(post.picture, FoundPixels)}
 
 
-def _features(picture: FoundFeatures | FoundPixels | None, new: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
+def _features(picture: FoundFeatures | FoundPixels | None, new: Mapping[str, np.ndarray]) -> np.ndarray | None:
     if picture is None:
         return None
     if isinstance(picture, FoundFeatures):
-        return torch.from_numpy(picture.features)
+        return picture.features
     return new[picture.digest]

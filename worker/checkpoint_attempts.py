@@ -3,8 +3,7 @@
 import math
 import time
 
-from model.errors import TowerMissing
-from worker.batch_runner import is_out_of_memory
+from model.errors import OutOfMemory, TowerMissing
 from worker.checkpoint_place import Named
 from worker.retry import RetryPolicy
 
@@ -17,7 +16,7 @@ def passes(error: BaseException | None) -> bool:
     A checkpoint's own content is refused once: when the file changes, it is another that is named.
     """
     while error is not None:
-        if isinstance(error, OSError | TowerMissing) or (isinstance(error, Exception) and is_out_of_memory(error)):
+        if isinstance(error, OSError | MemoryError | OutOfMemory | TowerMissing):
             return True
         error = error.__cause__
     return False

@@ -3,10 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-
 from model.errors import CheckpointError, DeviceError
-from model.inference import Tagger
 from worker.batch_runner import BatchLimits, BatchRunner
 from worker.batches import Batcher
 from worker.checkpoint_place import CheckpointPlace, WatchedFile, WatchedKey
@@ -15,14 +12,16 @@ from worker.errors import CheckpointUnavailable, SettingsError, WorkerError
 from worker.image_settings import redis_client_of
 from worker.images import ImageSource
 from worker.metrics import Metrics
+from worker.post_tagger import LoadedTagger
 from worker.settings import Settings
+from worker.tagger_process import TaggerProcess
+from worker.tagger_wire import TaggerSpec
 
 
-def load_tagger(settings: Settings) -> Tagger:
+def load_tagger(settings: Settings) -> LoadedTagger:
     """The tagger of the configured checkpoint. Raises `CheckpointUnavailable`, or `WorkerError`."""
-    torch.set_num_threads(settings.threads or threads_for(settings.device))
     try:
-        return Tagger.load(settings.checkpoint, device=settings.device, tower_precision=settings.tower_precision)
+        return _load(settings, settings.checkpoint, may_download=True)
     except (CheckpointError, OSError) as error:
         raise CheckpointUnavailable(
             f"the checkpoint {settings.checkpoint} can't be used: {error}; set NAMETAG_CHECKPOINT "
@@ -34,19 +33,8 @@ def load_tagger(settings: Settings) -> Tagger:
         raise WorkerError(f"the device {settings.device} can't be used: {error}") from error
 
 
-def threads_for(device: str) -> int:
-    """How many threads torch is to have here, where nobody says."""
-    # With a device of its own the tagger leaves little to the cores, and threads that wait for such little things
-    # took eight times the processor time, for two thirds of the posts.
-    if device != "cpu":
-        return 1
-    # A core is left to asyncio and Kafka: torch's threads wait for the slowest of them, and one that has
-    # to share its core made small batches forty times slower.
-    return max(1, torch.get_num_threads() - 1)
-
-
 def make_checkpoints(
-    settings: Settings, tagger: Tagger, images: ImageSource, batcher: Batcher, metrics: Metrics
+    settings: Settings, tagger: LoadedTagger, images: ImageSource, batcher: Batcher, metrics: Metrics
 ) -> Checkpoints:
     """`tagger` in use, and others where one is named. Raises `SettingsError`."""
     place = _place(settings, metrics)
@@ -65,27 +53,44 @@ def make_checkpoints(
         batcher,
         metrics,
         place=place,
-        build=lambda path: in_use(_load(settings, path)),
+        # Whoever can write the file or the key must not have a worker fetch from the network; of the configured one,
+        # the operator who named it waits for it.
+        build=lambda path: in_use(_load(settings, path, may_download=False)),
         config=config,
     )
 
 
-def _load(settings: Settings, path: Path) -> Tagger:
-    # Its own errors, without the advice that is for the configured one. Whoever can write the file or the key must
-    # not have a worker fetch from the network; of the configured one, the operator who named it waits for it.
-    return Tagger.load(path, device=settings.device, tower_precision=settings.tower_precision, may_download=False)
+def tagger_spec(settings: Settings, path: Path, *, may_download: bool = True) -> TaggerSpec:
+    """The tagger in `path`, on what the settings say."""
+    return TaggerSpec(
+        path=path,
+        device=settings.device,
+        tower_precision=settings.tower_precision,
+        threads=settings.threads,
+        may_download=may_download,
+    )
 
 
-def _user(settings: Settings, images: ImageSource, metrics: Metrics) -> Callable[[Tagger], InUse]:
+def _load(settings: Settings, path: Path, *, may_download: bool) -> LoadedTagger:
+    spec = tagger_spec(settings, path, may_download=may_download)
+    # A CUDA device's tower looks ahead, and has it from this process.
+    if settings.tagger_process and settings.device == "cpu":
+        return TaggerProcess(spec)
+    from worker.tagger_loading import load_here  # and with it torch, which nobody else here needs
+
+    return load_here(spec)
+
+
+def _user(settings: Settings, images: ImageSource, metrics: Metrics) -> Callable[[LoadedTagger], InUse]:
     batch = settings.batch
     limits = BatchLimits(
         max_posts=batch.max_posts, max_padded_tokens=batch.max_padded_tokens, max_images=batch.max_images
     )
 
-    def in_use(tagger: Tagger) -> InUse:
+    def in_use(tagger: LoadedTagger) -> InUse:
         return InUse(
             tagger=tagger,
-            runner=BatchRunner(tagger, limits, metrics, begin_look=tagger.begin_look),
+            runner=BatchRunner(tagger, limits, metrics, begin_look=tagger.begin_look, begin_tag=tagger.begin_tag),
             images=images.for_tower(tagger.tower_digest, tagger.feature_shape),
             tower_digest=tagger.tower_digest,
         )

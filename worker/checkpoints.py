@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from model.inference import TaggedSpan
-from worker.batch_runner import BatchRunner, PostTagger, Prepared
+from model.tagging import TaggedSpan
+from worker.batch_runner import BatchRunner, Prepared
 from worker.batches import Batcher
 from worker.checkpoint_attempts import CheckpointAttempts
 from worker.checkpoint_place import CheckpointPlace, Named, check_is_file
@@ -29,6 +29,7 @@ from worker.garbage import give_back_memory
 from worker.images import ImageSource
 from worker.metrics import Metrics
 from worker.own_thread import OwnThread
+from worker.post_tagger import PostTagger
 from worker.shadow import Shadow, ShadowPost, Unfit, check_on_sample, sample_agreement, words_in_names
 
 log = logging.getLogger("nametag.checkpoints")

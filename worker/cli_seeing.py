@@ -12,7 +12,8 @@ from worker.cli_model import add_data, corpus_of
 if TYPE_CHECKING:
     from consumers.events import Entity, ImageReport
     from model.cuda_tower import Precision
-    from model.inference import Tagger, Tagging
+    from model.inference import Tagger
+    from model.tagging import Tagging
     from worker.settings import Settings
 
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -113,11 +114,9 @@ def _tagged(
     tagger: "Tagger", options: argparse.Namespace, settings: "Settings"
 ) -> "tuple[Tagging, ImageReport, bytes | None]":
     """The tagging, what became of the picture, and the picture's bytes where it was looked at."""
-    import torch
-
     from consumers.events import ImageReport
     from consumers.image_status import ImageStatus
-    from model.inference import TaggingInput
+    from model.tagging import TaggingInput
     from worker.one_image import read_image
 
     tokens = tagger.tokenize(options.text)
@@ -125,7 +124,7 @@ def _tagged(
         (tagging,) = tagger.tag([TaggingInput(tokens=tokens)])
         return tagging, ImageReport(status=ImageStatus.NONE), None
     image = asyncio.run(read_image(options.image, settings))
-    features = tagger.look(torch.from_numpy(image.pixels.values).unsqueeze(0))[0]
+    features = tagger.look(image.pixels.values[None])[0]
     (tagging,) = tagger.tag([TaggingInput(tokens=tokens, features=features)])
     report = ImageReport(
         status=ImageStatus.USED,

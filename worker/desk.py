@@ -15,14 +15,15 @@ from consumers.image_status import ImageStatus
 from consumers.posts import ImageChoice, Post
 from consumers.source import Message
 from consumers.wire import PositionReport
-from model.inference import TaggedSpan
+from model.tagging import TaggedSpan
 from model.tokenizer import Token
-from worker.batch_runner import PostTagger, Prepared, Tagged
+from worker.batch_runner import Prepared, Tagged
 from worker.batches import Batcher
 from worker.checkpoints import Checkpoints, InUse
 from worker.errors import ImageError, TaggerBroken, TaggingFailed
 from worker.images import FoundFeatures, FoundPixels
 from worker.metrics import Metrics
+from worker.post_tagger import PostTagger
 from worker.tracing import NO_TRACE, PostTrace
 
 LONG_TEXT = 10_000

@@ -4,6 +4,7 @@ WorkerError
 ├── ImageError              degrade: the caption is tagged alone, and the event says why
 ├── TaggingFailed           dead-letter: this post breaks the model
 ├── TaggerBroken            stop: the model fails on every post
+├── TaggerDied              retry: the tagger's process is started again
 ├── PublishAborted          retry: nothing was published, try again
 ├── PublishUnsettled        retry: nobody knows; read again from the last commit
 ├── SinkUnavailable         stop: events can't be published; nothing was committed
@@ -49,6 +50,15 @@ class TaggingFailed(WorkerError):
 
 class TaggerBroken(WorkerError):
     """Raised when the model fails on a harmless post too. The worker stops."""
+
+
+class TaggerDied(WorkerError):
+    """Raised when the tagger's process ends, or can't be started. The batch is halved; a post that it dies of is bad.
+
+    `retriable`: at the next batch it's started again.
+    """
+
+    retriable = True
 
 
 class PublishAborted(WorkerError):

@@ -2,8 +2,7 @@
 
 import ctypes
 import gc
-
-from model.cuda_tower import free_device_memory
+import sys
 
 THRESHOLDS = (5_000, 20, 10)
 """New objects, and collections of younger ones, before a collection. By Python's own a burst of a thousand posts, each
@@ -27,7 +26,10 @@ def give_back_memory() -> None:
     gc.collect()
     if was_frozen:
         gc.freeze()
-    free_device_memory()
+    if "torch" in sys.modules:  # else it's another process that has a device
+        from model.device_memory import free_device_memory
+
+        free_device_memory()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(ctypes.c_size_t(0))

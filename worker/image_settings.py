@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
-from model.inference import Tagger
 from worker.cache import Cache, CacheLimits, RedisCache
 from worker.decode import DecodeLimits, Decoder
 from worker.errors import SettingsError
@@ -16,6 +15,7 @@ from worker.image_directory import ImageDirectory
 from worker.images import ImageSource, ImageSourceConfig
 from worker.memory_cache import MemoryCache
 from worker.metrics import Metrics
+from worker.post_tagger import LoadedTagger
 from worker.redis_client import WrongUrl, make_client
 from worker.settings import ImagesTable, RedisTable, Settings
 
@@ -31,7 +31,7 @@ def make_fetcher(images: ImagesTable, metrics: Metrics) -> ImageFetcher:
 
 @asynccontextmanager
 async def image_source(
-    settings: Settings, fetcher: ImageFetcher, cache: Cache, marks: Cache, tagger: Tagger
+    settings: Settings, fetcher: ImageFetcher, cache: Cache, marks: Cache, tagger: LoadedTagger
 ) -> AsyncIterator[ImageSource]:
     """Pictures for `tagger`; what is under way at the end is given up. `marks` keeps which posts are deleted."""
     images = settings.images

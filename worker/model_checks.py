@@ -106,7 +106,7 @@ def _check_cuda(device: "torch.device") -> None:  # type: ignore[name-defined]  
 
 
 def _threads(settings: Settings) -> Found:
-    from worker.checkpoint_settings import threads_for
+    from worker.tagger_loading import threads_for
 
     cores = cores_allowed()
     threads = settings.threads or threads_for(settings.device)

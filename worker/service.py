@@ -13,7 +13,6 @@ from pathlib import Path
 from consumers.jsonl import JsonlSource
 from consumers.kafka import KafkaSource, KafkaSourceConfig
 from consumers.source import PostSource
-from model.inference import Tagger
 from worker.batches import Batcher
 from worker.checkpoint_settings import load_tagger, make_checkpoints
 from worker.desk import DeskConfig
@@ -27,6 +26,7 @@ from worker.live_routes import LivePage
 from worker.metrics import Metrics
 from worker.own_thread import OwnThread
 from worker.pipeline import Parts, Pipeline, PipelineConfig
+from worker.post_tagger import LoadedTagger
 from worker.publish import EventSink, JsonlSink, Outcome
 from worker.room import RoomLimits
 from worker.server import Answers, ServerConfig, serve
@@ -141,7 +141,7 @@ async def _run(
             await each.close()
 
 
-async def _first_tagger(settings: Settings) -> Tagger:
+async def _first_tagger(settings: Settings) -> LoadedTagger:
     # On a thread that nobody waits for: a stop needn't wait for a disk, or a download.
     loader = OwnThread("first-checkpoint")
     log.info("checkpoint_loading", extra={"file": str(settings.checkpoint)})

@@ -267,6 +267,9 @@ class Settings(BaseSettings):
         "fp32", description="What the tower computes in; bf16 is for CUDA devices, faster, and changes a few tags."
     )
     threads: int = Field(0, ge=0, description="The tagger's CPU threads; 0: one fewer than cores, 1 on CUDA.")
+    tagger_process: bool = Field(
+        True, description="Whether the tagger has a process of its own, which is faster; on a CUDA device it never has."
+    )
     include_text: bool = Field(True, description="Whether events carry the post's text.")
     include_attention: bool = Field(False, description="Whether events carry the 7×7 attention.")
     max_post_bytes: int = Field(256 * 1024, gt=0, description="The largest message to read as a post, in bytes.")

@@ -13,12 +13,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-import torch
+import numpy as np
 
-from model.inference import TaggedSpan, Tagging, TaggingInput
-from worker.batch_runner import PostTagger, Prepared
+from model.tagging import TaggedSpan, Tagging, TaggingInput
+from worker.batch_runner import Prepared
 from worker.batches import Batcher
 from worker.images import FoundFeatures, FoundPixels
+from worker.post_tagger import PostTagger
 
 SAMPLE = (
     "so happy about Modern Baseball !",
@@ -79,9 +80,9 @@ def check_on_sample(tagger: PostTagger) -> None:
         features = None
         if tagger.uses_image:
             # Noise, of which a tower makes more than of an even ground; and the same each time.
-            noise = torch.randint(0, 256, (1, 3, SIDE, SIDE), generator=torch.Generator().manual_seed(0))
-            features = tagger.look(noise.to(torch.uint8))[0]
-            if not bool(torch.isfinite(features).all()):
+            noise = np.random.default_rng(0).integers(256, size=(1, 3, SIDE, SIDE), dtype=np.uint8)
+            features = tagger.look(noise)[0]
+            if not np.isfinite(features).all():
                 raise Unfit("its tower sees no numbers in a picture")
         inputs = [TaggingInput(tokens=each, features=features if n == 0 else None) for n, each in enumerate(tokens)]
         taggings = tagger.tag(inputs)
@@ -200,13 +201,14 @@ def is_comparable(tagger: PostTagger, prepared: Prepared, *, same_tower: bool) -
     return same_tower or not tagger.uses_image or not isinstance(prepared.picture, FoundFeatures)
 
 
-def _features(tagger: PostTagger, prepared: Prepared, same_tower: bool) -> torch.Tensor | None:
+def _features(tagger: PostTagger, prepared: Prepared, same_tower: bool) -> np.ndarray | None:
     picture = prepared.picture
     if picture is None or not tagger.uses_image:
         return None
     if isinstance(picture, FoundPixels):
-        return tagger.look(torch.from_numpy(picture.pixels)[None])[0]
-    return torch.from_numpy(picture.features) if same_tower else None
+        (features,) = tagger.look(picture.pixels[None])
+        return np.asarray(features)
+    return picture.features if same_tower else None
 
 
 def _places(spans: Iterable[TaggedSpan]) -> set[tuple[str, int, int]]:

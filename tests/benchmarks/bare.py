@@ -4,10 +4,10 @@ import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from model.inference import Tagger, Tagging, TaggingInput
+from model.inference import Tagger
+from model.tagging import Tagging, TaggingInput
 from model.tokenizer import Token
 from worker.batch_runner import BatchLimits, BatchRunner, Prepared
 from worker.batches import Batcher
@@ -44,9 +44,9 @@ class _Recorder:
     def tokenize(self, text: str) -> tuple[Token, ...]:
         return self._tagger.tokenize(text)
 
-    def look(self, pixels: Tensor) -> Tensor:
+    def look(self, pixels: np.ndarray) -> np.ndarray:
         self.acts.append(partial(self._tagger.look, pixels))
-        return torch.zeros(len(pixels), *self._tagger.feature_shape, dtype=torch.float16)
+        return np.zeros((len(pixels), *self._tagger.feature_shape), np.float16)
 
     def tag(self, inputs: Sequence[TaggingInput]) -> list[Tagging]:
         self.acts.append(partial(self._tagger.tag, list(inputs)))

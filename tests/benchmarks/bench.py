@@ -12,9 +12,10 @@ from deploy.native.services import NativeKafka
 from model.inference import Tagger
 from tests.benchmarks.capacity import SHARED, describe_machine, read_captions
 from tests.benchmarks.capacity_worker import Posts
-from worker.checkpoint_settings import load_tagger, threads_for
+from worker.checkpoint_settings import tagger_spec
 from worker.settings import Settings
 from worker.settings_loading import load_settings
+from worker.tagger_loading import load_here, threads_for
 
 T = TypeVar("T")
 
@@ -53,7 +54,7 @@ class Bench:
     @cached_property
     def tagger(self) -> Tagger:
         """The worker's own, with as many threads as the worker gives it."""
-        return load_tagger(self._settings)
+        return load_here(tagger_spec(self._settings, self._settings.checkpoint))
 
     def keep(self, measure: Callable[["Bench"], T]) -> T:
         """What `measure` gives or raises, measured once for all rows that need it."""

@@ -22,8 +22,9 @@ import numpy as np
 import torch
 
 from deploy.native.services import NativeKafka
-from model.inference import Tagger, TaggingInput
+from model.inference import Tagger
 from model.pixels import read_pixels
+from model.tagging import TaggingInput
 from tests.benchmarks.capacity_worker import Posts, measure_worker
 from worker.packed_features import pack
 from worker.settings import STARTER_CHECKPOINT
@@ -84,7 +85,7 @@ def measure_tagging(tagger: Tagger, captions: Sequence[str]) -> Figures:
     Every post comes with features, as the dearer of both kinds.
     """
     rng = np.random.default_rng(1)
-    features = torch.zeros(*tagger.feature_shape, dtype=torch.float16)
+    features = np.zeros(tagger.feature_shape, np.float16)
     seconds: list[float] = []
     for size in BATCHES:
         chosen = [rng.choice(len(captions), size) for _ in range(ROUNDS)]
@@ -105,13 +106,13 @@ def measure_tagging(tagger: Tagger, captions: Sequence[str]) -> Figures:
 def measure_pictures(tagger: Tagger, photos: Sequence[bytes]) -> Figures:
     """Of a photo: its decoding, the tower's look, and the bytes that are fetched and kept."""
     pixels = [read_pixels(photo) for photo in photos]
-    looked = [tagger.look(torch.from_numpy(each)[None]) for each in pixels]
-    eights = [torch.from_numpy(np.stack(pixels[start : start + 8])) for start in (0, 8, 16)]
-    kept = [len(pack(each[0].numpy())) for each in looked]
+    looked = [tagger.look(each[None]) for each in pixels]
+    eights = [np.stack(pixels[start : start + 8]) for start in (0, 8, 16)]
+    kept = [len(pack(each[0])) for each in looked]
     decoding = [median_seconds(read_pixels, [photo] * 3) for photo in photos]
     return {
         "decode_picture_seconds": mean(decoding),
-        "tower_1_picture_seconds": median_seconds(tagger.look, [torch.from_numpy(each)[None] for each in pixels]),
+        "tower_1_picture_seconds": median_seconds(tagger.look, [each[None] for each in pixels]),
         "tower_picture_seconds": median_seconds(tagger.look, eights * 2) / 8,
         "picture_bytes": mean(map(len, photos)),
         "picture_bytes_median": median(map(len, photos)),

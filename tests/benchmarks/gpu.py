@@ -28,9 +28,10 @@ from torch import Tensor
 
 from model.checkpoint import Checkpoint, load
 from model.cuda_tower import CudaTower, Precision, use_full_precision
-from model.inference import Tagger, TaggingInput
+from model.inference import Tagger
 from model.pixels import read_pixels
 from model.tagger import NameTagger
+from model.tagging import TaggingInput
 from model.tower import Tower, build_tower
 from tests.benchmarks.capacity import SHARED, describe_machine, read_captions
 from tests.benchmarks.gpu_path import path_rate
@@ -242,7 +243,7 @@ def text_row(gpu: Gpu) -> Iterator[Told]:
     """Embedding, BLSTM, attention, CRF, spans, every post with features, against one thread of a CPU."""
     here = Tagger.load(STARTER_CHECKPOINT)
     there = Tagger.load(STARTER_CHECKPOINT, str(gpu.device))
-    features = here.look(torch.from_numpy(gpu.pixels[:2]))
+    features = here.look(gpu.pixels[:2])
     texts = islice(cycle(gpu.captions), gpu.scale.num_text_posts)
     posts = [TaggingInput(tokens=here.tokenize(text), features=features[n % 2]) for n, text in enumerate(texts)]
     for size in gpu.scale.text_batches:
@@ -267,7 +268,7 @@ def _one_thread(rate: Callable[..., float], *args: object) -> float:
 def tags_row(gpu: Gpu) -> Iterator[Told]:
     """Posts whose names change, of a thousand; and how far the features are from a CPU's."""
     posts = gpu.captions[: gpu.scale.num_tag_posts]
-    pixels = torch.from_numpy(gpu.pixels[: min(64, gpu.scale.num_tag_posts // 5)])
+    pixels = gpu.pixels[: min(64, gpu.scale.num_tag_posts // 5)]
     here = Tagger.load(STARTER_CHECKPOINT)
     seen = here.look(pixels)
     expected = _names(here, posts, seen)
@@ -275,7 +276,7 @@ def tags_row(gpu: Gpu) -> Iterator[Told]:
         tagger = Tagger.load(STARTER_CHECKPOINT, str(gpu.device), tower_precision=precision)
         for _ in range(3):
             features = tagger.look(pixels)
-        error = float((features.float() - seen.float()).norm() / seen.float().norm())
+        error = float(np.linalg.norm(features.astype(float) - seen) / np.linalg.norm(seen.astype(float)))
         changed = sum(one != other for one, other in zip(_names(tagger, posts, features), expected, strict=True))
         alone = sum(one != other for one, other in zip(_names(here, posts, features), expected, strict=True))
         yield {
@@ -284,7 +285,7 @@ def tags_row(gpu: Gpu) -> Iterator[Told]:
         }  # fmt: skip
 
 
-def _names(tagger: Tagger, captions: list[str], features: Tensor) -> list[list[tuple[str, int, int]]]:
+def _names(tagger: Tagger, captions: list[str], features: np.ndarray) -> list[list[tuple[str, int, int]]]:
     seen = islice(cycle(features), len(captions))
     posts = [TaggingInput(tokens=tagger.tokenize(t), features=f) for t, f in zip(captions, seen, strict=True)]
     taggings = [each for start in range(0, len(posts), 50) for each in tagger.tag(posts[start : start + 50])]

@@ -14,14 +14,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from consumers.events import ImageReport
 from consumers.image_status import ImageStatus
 from consumers.posts import Post, read_message
 from consumers.source import Message, Partition, Position
-from model.inference import Tagger, TaggingInput
+from model.inference import Tagger
+from model.tagging import TaggingInput
 from worker.batch_runner import BatchLimits, BatchRunner, Prepared, Tagged
 from worker.batches import Batcher
 from worker.checkpoints import Checkpoints, InUse
@@ -83,8 +84,7 @@ def _read(message: Message) -> Post:
 
 def _batch(tagger: Tagger) -> list[TaggingInput]:
     """32 posts, every other one with a picture."""
-    generator = torch.Generator().manual_seed(FEATURE_SEED)
-    features = torch.rand(tagger.feature_shape, generator=generator).half()
+    features = np.random.default_rng(FEATURE_SEED).random(tagger.feature_shape).astype(np.float16)
     return [
         TaggingInput(tokens=tagger.tokenize(TEXTS[number % len(TEXTS)]), features=None if number % 2 else features)
         for number in range(BATCH_POSTS)

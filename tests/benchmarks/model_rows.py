@@ -18,9 +18,10 @@ from PIL import Image
 from torch import Tensor
 
 from model.crf import LinearChainCRF
-from model.inference import Tagger, TaggingInput
+from model.inference import Tagger
 from model.labels import allowed, allowed_starts
 from model.pixels import SIDE, read_pixels
+from model.tagging import TaggingInput
 from tests.benchmarks.bare import Playback
 from tests.benchmarks.bench import Bench
 from tests.benchmarks.rows import Measured, Pairs, Reach, by_turns, compare_rates, compare_times, row, seconds_of

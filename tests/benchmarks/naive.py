@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict
 
-import torch
 from kafka import KafkaConsumer, KafkaProducer
 
-from model.inference import Tagger, TaggingInput
+from model.inference import Tagger
 from model.pixels import read_pixels
+from model.tagging import TaggingInput
 from tests.benchmarks.capacity_worker import Sent
 from tests.benchmarks.kafka_run import KafkaRun, kafka_run
 
@@ -62,7 +62,7 @@ def _loop(
 
 def _do_one(tagger: Tagger, producer: KafkaProducer, topic: str, post: dict[str, str]) -> None:
     with urllib.request.urlopen(post["image_url"], timeout=10) as answer:
-        pixels = torch.from_numpy(read_pixels(answer.read()))
+        pixels = read_pixels(answer.read())
     (features,) = tagger.look(pixels[None])
     (tagging,) = tagger.tag([TaggingInput(tokens=tagger.tokenize(post["text"]), features=features)])
     event = {"id": post["id"], "text": post["text"], "entities": [asdict(span) for span in tagging.spans]}

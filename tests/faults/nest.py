@@ -44,12 +44,14 @@ def main() -> int:
 
 
 def _preload() -> None:
+    import numpy as np
     import torch
 
     import worker.cli
     import worker.logs
     import worker.service  # noqa: F401 # imported so that no worker has to
-    from model.inference import Tagger, TaggingInput
+    from model.inference import Tagger
+    from model.tagging import TaggingInput
     from tests.faults import stepped_worker
     from worker.settings import STARTER_CHECKPOINT
 
@@ -57,7 +59,7 @@ def _preload() -> None:
     # Tagging imports more than half of torch; without threads, which would not outlive a fork.
     torch.set_num_threads(1)
     tagger = Tagger.load(STARTER_CHECKPOINT)
-    features = tagger.look(torch.zeros((1, 3, 224, 224), dtype=torch.uint8))
+    features = tagger.look(np.zeros((1, 3, 224, 224), np.uint8))
     tagger.tag([TaggingInput(tokens=tagger.tokenize("a post"), features=features[0])])
     gc.freeze()
 

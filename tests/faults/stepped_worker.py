@@ -139,7 +139,8 @@ def install(reach: Reach, marker: str) -> None:
 
 
 def _poison(marker: str) -> None:
-    from model.inference import Tagger, TaggingInput
+    from model.inference import Tagger
+    from model.tagging import TaggingInput
 
     tag = Tagger.tag
 

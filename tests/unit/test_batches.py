@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.inference import Tagging, TaggingInput
+from model.errors import OutOfMemory
+from model.tagging import Tagging, TaggingInput
 from model.tokenizer import Token, tokenize
-from worker.batch_runner import NUM_LOOKED, BatchLimits, BatchRunner, Prepared, Tagged, is_out_of_memory
+from worker.batch_runner import NUM_LOOKED, BatchLimits, BatchRunner, Prepared, Tagged
 from worker.batches import Batcher
 from worker.errors import TaggerBroken, TaggingFailed
 from worker.images import FoundPixels
@@ -36,9 +36,9 @@ class BrittleTagger:
     def tokenize(self, text: str) -> tuple[Token, ...]:
         return tuple(tokenize(text))
 
-    def look(self, pixels: torch.Tensor) -> torch.Tensor:
+    def look(self, pixels: np.ndarray) -> np.ndarray:
         self.num_looked += len(pixels)
-        return torch.zeros(len(pixels), 49, 8, dtype=torch.float16)
+        return np.zeros((len(pixels), 49, 8), np.float16)
 
     def tag(self, inputs: Sequence[TaggingInput]) -> list[Tagging]:
         self.batches.append(len(inputs))
@@ -57,7 +57,7 @@ class SmallDevice(BrittleTagger):
         self.num_failures = 0
         self._free_after = free_after
 
-    def look(self, pixels: torch.Tensor) -> torch.Tensor:
+    def look(self, pixels: np.ndarray) -> np.ndarray:
         if len(pixels) > self.max_images:
             self._fail()
         return super().look(pixels)
@@ -70,7 +70,7 @@ class SmallDevice(BrittleTagger):
     def _fail(self) -> None:
         self.num_failures += 1
         if self.num_failures <= self._free_after:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise OutOfMemory("the device is out of memory")
 
 
 def prepared(text: str, picture: FoundPixels | None = None) -> Prepared:
@@ -233,14 +233,6 @@ def test_a_post_that_never_fits_is_a_dead_letter_after_some_tries() -> None:
     assert result.num_tries == 3
     assert "out of memory" in str(result)
     assert runner.limits == BatchLimits()
-
-
-def test_torch_says_on_a_cpu_that_memory_is_out() -> None:
-    """The sentence that is_out_of_memory knows is the one that the installed torch says."""
-    with pytest.raises(RuntimeError) as caught:
-        torch.empty(2**50, dtype=torch.uint8)
-    assert is_out_of_memory(caught.value)
-    assert not is_out_of_memory(RuntimeError("shapes don't match"))
 
 
 @given(

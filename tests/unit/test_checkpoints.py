@@ -21,10 +21,11 @@ import torch
 from consumers.posts import Post
 from consumers.source import Message, Partition, Position
 from model.checkpoint import load
-from model.errors import CheckpointError, TowerMissing
-from model.inference import TaggedSpan, Tagger, Tagging, TaggingInput
+from model.errors import CheckpointError, OutOfMemory, TowerMissing
+from model.inference import Tagger
 from model.labels import LabelSet
 from model.tagger import NameTagger
+from model.tagging import TaggedSpan, Tagging, TaggingInput
 from model.tokenizer import Token, tokenize
 from model.tower_file import tower_of
 from worker.batch_runner import BatchLimits, BatchRunner, Prepared
@@ -69,8 +70,8 @@ class Fake:
     def tokenize(self, text: str) -> tuple[Token, ...]:
         return tuple(tokenize(text))
 
-    def look(self, pixels: torch.Tensor) -> torch.Tensor:
-        return torch.zeros(len(pixels), 49, 8, dtype=torch.float16)
+    def look(self, pixels: np.ndarray) -> np.ndarray:
+        return np.zeros((len(pixels), 49, 8), np.float16)
 
     def tag(self, inputs: Sequence[TaggingInput]) -> list[Tagging]:
         words = {token.text for post in inputs for token in post.tokens}
@@ -243,7 +244,7 @@ def caused(error: Exception, cause: Exception) -> Exception:
 @pytest.mark.parametrize(
     "passing",
     [MemoryError(), OSError(5, "Input/output error"), FileNotFoundError(2, "gone"), TowerMissing("put it beside it"),
-     RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+     OutOfMemory("the device is out of memory"),
      caused(CheckpointError("new can't be read"), OSError(5, "Input/output error"))],
 )  # fmt: skip
 def test_what_was_refused_for_what_passes_is_tried_again(passing: Exception, caplog: pytest.LogCaptureFixture) -> None:

@@ -13,13 +13,15 @@ import torch
 from torch import Tensor
 
 from model.checkpoint import load
-from model.cuda_tower import CudaTower, PaddedSizes, check_precision, free_device_memory
+from model.cuda_tower import CudaTower, PaddedSizes, check_precision
 from model.data import read_conll
-from model.errors import DeviceError
-from model.inference import Tagger, TaggingInput, features_name
+from model.device_memory import free_device_memory, is_out_of_memory
+from model.errors import DeviceError, OutOfMemory
+from model.inference import Tagger, features_name
+from model.tagging import TaggingInput
 from model.tower import Tower, build_tower
 from model.tower_file import tower_of
-from worker.batch_runner import BatchLimits, BatchRunner, Prepared, Tagged, is_out_of_memory
+from worker.batch_runner import BatchLimits, BatchRunner, Prepared, Tagged
 from worker.images import FoundPixels
 from worker.metrics import Metrics
 from worker.settings import STARTER_CHECKPOINT, Settings
@@ -105,13 +107,13 @@ class Ahead:
         self.asked: list[str] = []
         self._fails = fails
 
-    def begin_look(self, given: list[Tensor]) -> Callable[[], Tensor]:
+    def begin_look(self, given: list[np.ndarray]) -> Callable[[], np.ndarray]:
         self.asked.append(f"begin {[int(each[0, 0, 0]) for each in given]}")
         if self._fails:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return lambda: self._features(torch.stack(given))
+            raise OutOfMemory("the device is out of memory")
+        return lambda: self._features(np.stack(given))
 
-    def look(self, given: Tensor) -> Tensor:
+    def look(self, given: np.ndarray) -> np.ndarray:
         self.asked.append("look")
         return self._features(given)
 
@@ -119,8 +121,8 @@ class Ahead:
         self.asked.append(f"tag {[int(post.features[0, 0]) for post in inputs if post.features is not None]}")
         return [None] * len(inputs)
 
-    def _features(self, given: Tensor) -> Tensor:
-        return given[:, 0, 0, 0].half().view(-1, 1, 1).expand(-1, 49, 2)
+    def _features(self, given: np.ndarray) -> np.ndarray:
+        return np.tile(given[:, 0, 0, 0].astype(np.float16).reshape(-1, 1, 1), (1, 49, 2))
 
 
 def shown(*numbers: int) -> list[Prepared]:
@@ -276,11 +278,11 @@ def test_a_checkpoint_s_tower_is_still_held_against_its_digest() -> None:
     tower = tower_of(checkpoint, STARTER_CHECKPOINT)
     assert tower.digest == checkpoint.tower_digest
     tagger = Tagger(checkpoint, identity, tower, "cuda", tower_precision="bf16")
-    assert tagger.look(pictures(1)).isfinite().all()
+    assert np.isfinite(tagger.look(pictures(1).numpy())).all()
 
 
 def names(tagger: Tagger, captions: list[str], pixels: Tensor) -> list[list[tuple[str, int, int]]]:
-    features = [each for part in pixels.split(16) for each in tagger.look(part)]
+    features = [each for part in pixels.split(16) for each in tagger.look(part.numpy())]
     posts = [
         TaggingInput(tokens=tagger.tokenize(caption), features=seen)
         for caption, seen in zip(captions, islice(cycle(features), len(captions)), strict=True)

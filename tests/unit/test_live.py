@@ -20,7 +20,7 @@ from consumers.events import CheckpointName, EntityEvent, ImageReport, Scissors
 from consumers.image_status import ImageStatus
 from consumers.source import Partition, Position
 from consumers.wire import PositionReport
-from model.inference import Tagging
+from model.tagging import Tagging
 from worker.batch_runner import Tagged
 from worker.images import FoundFeatures, FoundPixels
 from worker.live import MAX_AWAITED, MAX_GONE, MAX_QUEUED, MAX_WATCHERS, PER_SECOND, RING, LiveHub, TooManyWatchers

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from consumers.dead_letters import DeadLetter
 from consumers.deletes import Tombstone
@@ -20,7 +19,7 @@ from consumers.events import EntityEvent
 from consumers.image_status import ImageStatus
 from consumers.posts import Post, PostImage
 from consumers.source import Message, Offsets, Partition, Position, RevokeListener
-from model.inference import TaggedSpan, Tagging, TaggingInput
+from model.tagging import TaggedSpan, Tagging, TaggingInput
 from model.tokenizer import Token, tokenize
 from worker.batch_runner import BatchLimits, BatchRunner
 from worker.batches import Batcher
@@ -177,8 +176,8 @@ class Tagger:
     def tokenize(self, text: str) -> tuple[Token, ...]:
         return tuple(tokenize(text))
 
-    def look(self, pixels: torch.Tensor) -> torch.Tensor:
-        return torch.full((len(pixels), 49, 8), 2.0, dtype=torch.float16)
+    def look(self, pixels: np.ndarray) -> np.ndarray:
+        return np.full((len(pixels), 49, 8), 2.0, np.float16)
 
     def tag(self, inputs: Sequence[TaggingInput]) -> list[Tagging]:
         if self.broken or any(token.text == "breaks" for item in inputs for token in item.tokens):
