@@ -144,6 +144,10 @@ class Metrics:
         """Ask `look` at each scrape for what isn't counted as it happens: lag, queues, ages."""
         self.registry.register(StateCollector(look))
 
+    def watch_tagger(self, process_id: Callable[[], int | None]) -> None:
+        """Tell of the tagger's process what is told of this one; nothing while it has none."""
+        ProcessCollector("nametag_tagger", pid=lambda: process_id() or "none", registry=self.registry)
+
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Time a stage of the pipeline."""

@@ -33,6 +33,7 @@ from worker.server import Answers, ServerConfig, serve
 from worker.settings import Settings
 from worker.stopping import Stopped, unless_stopped
 from worker.tag_one import TagOne, TagOneConfig
+from worker.tagger_process import process_of
 from worker.tracing import NO_SPANS, Tracing
 from worker.transactional_sink import TransactionalKafkaSink
 
@@ -115,6 +116,7 @@ async def _run(
             stack.push_async_callback(asyncio.to_thread, tracing.close)
             checkpoints = make_checkpoints(settings, tagger, images, batcher, metrics)
             stack.push_async_callback(checkpoints.close)
+            metrics.watch_tagger(lambda: process_of(checkpoints.current.tagger))
             await unless_stopped(stop, checkpoints.look(at_start=True))
             parts = Parts(
                 source=_source(settings, files),

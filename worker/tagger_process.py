@@ -44,6 +44,7 @@ log = logging.getLogger("nametag.device")
 
 T = TypeVar("T")
 
+PROGRAM = ("-m", "worker.tagger_child")
 END_SECONDS = 5.0
 PIXEL_BYTES = 3 * 224 * 224
 
@@ -145,6 +146,11 @@ class TaggerProcess:
                 )
             self._child = child
         return self._child
+
+
+def process_of(tagger: object) -> int | None:
+    """The id of the process that `tagger` has; None where it has none of its own."""
+    return tagger.process_id if isinstance(tagger, TaggerProcess) else None
 
 
 def _once_more(ask: Callable[[], T]) -> T:
@@ -281,7 +287,7 @@ def _start(connection: int, memory: int) -> "subprocess.Popen[bytes]":
     # What this process finds is what that one is to find, and nothing that lies in the working directory by chance.
     path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
     return subprocess.Popen(
-        [sys.executable, "-P", "-m", "worker.tagger_child", str(connection), str(memory)],
+        [sys.executable, "-P", *PROGRAM, str(connection), str(memory)],
         env=os.environ | {"PYTHONPATH": path},
         pass_fds=(connection, memory),
         stdin=subprocess.DEVNULL,

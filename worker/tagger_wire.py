@@ -17,6 +17,7 @@ import pickle
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -27,6 +28,7 @@ from model.tokenizer import Scheme, Token
 
 NUM_SLOTS = 2
 """Batches at the process at once: one that it works on, and one that waits there for its turn."""
+LONGEST_CHAIN = 5
 SLOT_BYTES = 8 << 20
 """Room for the features of 66 pictures of the small tower, or of 41 of a ResNet."""
 
@@ -54,17 +56,33 @@ class Facts(NamedTuple):
 
 
 class Failed(NamedTuple):
-    """A request that raised an error, which is to be raised again."""
+    """A request that raised an error: it, its cause, and so on."""
 
-    error: Exception
+    chain: tuple[Exception, ...]
 
     @classmethod
-    def of(cls, error: Exception) -> "Failed":
-        """`error`, or its words where it doesn't come through a pickle as itself."""
-        with contextlib.suppress(Exception):
-            if type(pickle.loads(pickle.dumps(error))) is type(error):
-                return cls(error)
-        return cls(RuntimeError(repr(error)[:500]))
+    def of(cls, error: BaseException) -> "Failed":
+        """`error` and its causes; where one doesn't come through a pickle as itself, its words."""
+        chain: list[Exception] = []
+        cause: BaseException | None = error
+        while cause is not None and len(chain) < LONGEST_CHAIN:
+            chain.append(_passable(cause))
+            cause = cause.__cause__
+        return cls(tuple(chain))
+
+    @property
+    def error(self) -> Exception:
+        """What is to be raised again; a pickle forgets of what."""
+        for effect, cause in pairwise(self.chain):
+            effect.__cause__ = cause
+        return self.chain[0]
+
+
+def _passable(error: BaseException) -> Exception:
+    with contextlib.suppress(Exception):
+        if isinstance(error, Exception) and type(pickle.loads(pickle.dumps(error))) is type(error):
+            return error
+    return RuntimeError(repr(error)[:500])
 
 
 class Slots:

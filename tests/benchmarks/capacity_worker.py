@@ -167,7 +167,7 @@ class Worker:
             "done": done,
             "time": time.monotonic(),
             "cpu": sum(map(_cpu_seconds, pids)),
-            "rss": float(_rss(self._process.pid)),
+            "rss": float(worker_rss(self._process.pid)),
             "rss_all": float(sum(map(_rss, pids))),
         }
 
@@ -283,6 +283,17 @@ def _cpu_seconds(pid: int) -> float:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / _TICK
     return 0.0
+
+
+def worker_rss(pid: int) -> int:
+    """Resident bytes of a worker and of its tagger's process; decoding has others."""
+    return _rss(pid) + sum(_rss(child) for child in _children(pid) if _is_tagger(child))
+
+
+def _is_tagger(pid: int) -> bool:
+    with suppress(OSError):
+        return b"worker.tagger_child" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    return False
 
 
 def _rss(pid: int) -> int:

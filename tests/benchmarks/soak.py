@@ -1,7 +1,7 @@
 """A million tiny posts through one worker: whether its memory stays flat, and every post comes out.
 
 `python tests/benchmarks/soak.py [POSTS]` needs NAMETAG_TEST_KAFKA, the address of a broker. It prints posts
-done, posts a second and the worker's resident memory twenty times on the way, then the slope of the memory
+done, posts a second and the resident memory of worker and tagger twenty times on the way, then the slope of the memory
 by least squares, and its ratio to that after the first hundredth.
 """
 
@@ -12,10 +12,10 @@ import sys
 import threading
 import time
 import urllib.request
-from pathlib import Path
 from statistics import linear_regression
 from typing import NamedTuple
 
+from tests.benchmarks.capacity_worker import worker_rss
 from tests.benchmarks.kafka_run import kafka_run
 
 STEPS = 20
@@ -77,7 +77,7 @@ def _watch(worker: subprocess.Popen[str], told: _Log, num_posts: int) -> list[Sa
             raise SystemExit(f"the worker ended with {worker.returncode}")
         done = _num_done(told.address) if told.address else 0
         if done >= marks[len(samples)]:
-            samples.append(Sample(time.monotonic() - start, done, _mebibytes(worker.pid)))
+            samples.append(Sample(time.monotonic() - start, done, worker_rss(worker.pid) / 2**20))
             print(f"{done:9,} posts, {samples[-1].seconds:7.1f} s, {samples[-1].mebibytes:7.1f} MiB", flush=True)
     return samples
 
@@ -86,12 +86,6 @@ def _num_done(address: str) -> int:
     with urllib.request.urlopen(address + "/metrics", timeout=10) as response:
         text = response.read().decode()
     return round(sum(map(float, re.findall(r"^nametag_posts_total\{[^}]*\} (\S+)$", text, re.MULTILINE))))
-
-
-def _mebibytes(pid: int) -> float:
-    found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
-    assert found is not None
-    return int(found[1]) / 1024
 
 
 def _report(samples: list[Sample]) -> None:

@@ -208,6 +208,8 @@ def _bounce(plan: Plan, cluster: Cluster, reader: OutputReader, hits: list[str])
 def _variables(plan: Plan, cluster: Cluster, topics: dict[str, str]) -> dict[str, str]:
     return {
         "NAMETAG_THREADS": "1",
+        # Workers are forks with everything imported; a process of the tagger's would take seconds at each start.
+        "NAMETAG_TAGGER_PROCESS": "false",
         "NAMETAG_MAX_IN_FLIGHT_POSTS": "64",
         "NAMETAG_FLUSH_SECONDS": "0.02",
         "NAMETAG_SHUTDOWN_SECONDS": str(SHUTDOWN_SECONDS),

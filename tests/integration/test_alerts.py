@@ -28,6 +28,7 @@ QUIET = {
     f"nametag_device_busy_seconds_total{W}}}": "0+45x60",
     f"nametag_batch_posts_sum{W}}}": "0+800x60",
     f"nametag_batch_posts_count{W}}}": "0+50x60",
+    f"nametag_tagger_process_start_time_seconds{W}}}": "1700000000x30 1700001800x30",
     f'nametag_batch_limit{W},of="posts"}}': "32x60",
     f'nametag_batch_limit{W},of="images"}}': "16x60",
     f'nametag_batch_tokens_total{W},kind="post"}}': "0+750x60",
@@ -63,6 +64,7 @@ TROUBLE: dict[str, dict[str, str]] = {
     "NametagCacheAway": {f'nametag_cache_events_total{W},event="bypassed"}}': "0+10x60"},
     "NametagPicturesMissing": {f'nametag_images_total{W},status="not_found"}}': "0+2000x60"},
     "NametagDeviceShort": {f'nametag_batch_limit{W},of="images"}}': "16x30 8x30"},
+    "NametagTaggerDies": {f"nametag_tagger_process_start_time_seconds{W}}}": "1700000000+100x60"},
     "NametagCheckpointRefused": {f'nametag_checkpoint_changes_total{W},result="refused"}}': "0x45 1x15"},
     "NametagCheckpointsDiffer": {
         'nametag_checkpoint_info{job="nametag",instance="b:9464",id="2",variant="text"}': "1x60"

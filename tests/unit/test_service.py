@@ -6,17 +6,17 @@ import signal
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from consumers.errors import SourceUnavailable
-from model.inference import Tagger
 from worker.errors import SettingsError
 from worker.kafka_settings import transactional_id
 from worker.service import Files, run_worker
 from worker.settings import STARTER_CHECKPOINT, CheckpointsTable, KafkaTable
 from worker.settings_loading import load_settings
+from worker.tagger_process import TaggerProcess
+from worker.tagger_wire import TaggerSpec
 
 
 @pytest.mark.parametrize("url", ["redis://u:SECRETPW/x@127.0.0.1:6379/0", "redis://h:notaport/0", "nonsense"])
@@ -67,15 +67,15 @@ def test_a_stop_does_not_wait_for_a_checkpoint(
     caplog.set_level("INFO", "nametag.worker")
     watched = tmp_path / "current.safetensors"
     watched.write_bytes(STARTER_CHECKPOINT.read_bytes())
-    whole, released = Tagger.load, threading.Event()
+    released = threading.Event()
 
-    def load(path: Path, **options: Any) -> Tagger:
-        if (path == watched) == (slow == "watched"):
+    def load(spec: TaggerSpec) -> TaggerProcess:
+        if (spec.path == watched) == (slow == "watched"):
             os.kill(os.getpid(), signal.SIGTERM)
             released.wait(30)  # a disk that doesn't answer
-        return whole(path, **options)
+        return TaggerProcess(spec)
 
-    monkeypatch.setattr(Tagger, "load", load)
+    monkeypatch.setattr("worker.checkpoint_settings.TaggerProcess", load)
     settings = load_settings().model_copy(update={"checkpoints": CheckpointsTable(watch=watched)})
     files = Files(posts=str(tmp_path / "none"), events=str(tmp_path / "events"), dead_letters=str(tmp_path / "letters"))
     begun = time.monotonic()
