@@ -2,7 +2,7 @@
 
     python -m worker.tagger_child SOCKET MEMORY
 
-The arguments are descriptors that `worker.tagger_process` has left open for it. It ends with the worker, whatever
+The arguments are descriptors that `worker.tagger_link` has left open for it. It ends with the worker, whatever
 becomes of that: then the socket is closed.
 """
 

@@ -1,4 +1,4 @@
-"""What the worker and the tagger's process say to each other (worker/tagger_process.py, worker/tagger_child.py).
+"""What the worker and the tagger's process say to each other (worker/tagger_link.py, worker/tagger_child.py).
 
 Messages are pickled tuples on a socket, a request answered by one reply, in their order:
 

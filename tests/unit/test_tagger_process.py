@@ -160,7 +160,7 @@ def test_a_process_that_is_killed_may_have_been_out_of_memory(tagger: TaggerProc
 
 def test_a_post_that_its_process_dies_of_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """It fails, and takes no other along; where the process dies of every post, the worker stops."""
-    monkeypatch.setattr("worker.tagger_process.PROGRAM", (str(Path(__file__).with_name("deadly_child.py")),))
+    monkeypatch.setattr("worker.tagger_link.PROGRAM", (str(Path(__file__).with_name("deadly_child.py")),))
     tagger = TaggerProcess(SPEC)
     runner = BatchRunner(tagger, BatchLimits(), Metrics(), begin_tag=tagger.begin_tag)
     batch = [Prepared(tokens=tagger.tokenize(text)) for text in ("one", "this kills", "three")]
@@ -170,7 +170,7 @@ def test_a_post_that_its_process_dies_of_is_found(monkeypatch: pytest.MonkeyPatc
     results = runner.run(batch) + runner.run(after)
     assert [isinstance(result, TaggingFailed) for result in results] == [False, True, False, False]
     assert "died of SIGABRT" in str(results[1])
-    monkeypatch.setattr("worker.tagger_process.PROGRAM", ("-c", "raise SystemExit(7)"))
+    monkeypatch.setattr("worker.tagger_link.PROGRAM", ("-c", "raise SystemExit(7)"))
     os.kill(tagger.process_id, signal.SIGSEGV)
     with pytest.raises(TaggerBroken, match="its process ended with 7"):
         runner.run(after)
