@@ -6,7 +6,7 @@ import sys
 
 THRESHOLDS = (5_000, 20, 10)
 """New objects, and collections of younger ones, before a collection. By Python's own a burst of a thousand posts, each
-with its tasks, is walked over and over, and torch's half million objects with it: a sixth of the loop's time."""
+with its tasks, is walked over and over: a sixth of the loop's time, with torch's half million objects beside."""
 
 
 def collect_seldom() -> None:
