@@ -2,7 +2,8 @@
 
     python -m tests.benchmarks.hot_path     count anew, and keep the figures in tests/unit/hot_path.json
 
-Python bytecodes of each step of a post that is Python, and ATen operators and bytecodes of one batch on the tagger.
+Python bytecodes of each step of a post that is Python, ATen operators and bytecodes of one batch on the tagger, and
+bytecodes of its way to the tagger's process and back.
 What C does within a bytecode, such as a regular expression or a validation, isn't seen. Each step is done once before
 it's counted, so that caches, lazy imports and compiled patterns are warm in every count.
 """
@@ -10,7 +11,7 @@ it's counted, so that caches, lazy imports and compiled patterns are warm in eve
 import json
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,14 @@ from consumers.image_status import ImageStatus
 from consumers.posts import Post, read_message
 from consumers.source import Message, Partition, Position
 from model.inference import Tagger
-from model.tagging import TaggingInput
+from model.tagging import Tagging, TaggingInput
 from worker.batch_runner import BatchLimits, BatchRunner, Prepared, Tagged
 from worker.batches import Batcher
 from worker.checkpoints import Checkpoints, InUse
 from worker.desk import Desk, DeskConfig, Work
 from worker.metrics import Metrics
 from worker.settings import STARTER_CHECKPOINT
+from worker.tagger_wire import packed_posts, packed_taggings, unpacked_posts, unpacked_taggings
 
 FIGURES = Path(__file__).parents[1] / "unit" / "hot_path.json"
 TEXTS = (
@@ -66,9 +68,18 @@ def count() -> Counts:
         "event_to_json": lambda: [event.to_json() for event in events],
     }
     counts: Counts = {f"{name}_bytecodes_a_post": num_bytecodes(act) / len(TEXTS) for name, act in steps.items()}
+    taggings = tagger.tag(inputs)
+    counts["tagger_process_bytecodes_a_batch"] = num_bytecodes(lambda: _pass_on(inputs, taggings))
     counts["tag_bytecodes_a_batch"] = num_bytecodes(lambda: tagger.tag(inputs))
     counts["tag_operators_a_batch"] = _operators(lambda: tagger.tag(inputs))
     return counts
+
+
+def _pass_on(inputs: Sequence[TaggingInput], taggings: Sequence[Tagging]) -> None:
+    """To the tagger's process and back, as far as it is Python."""
+    features = np.stack([post.features for post in inputs if post.features is not None])
+    unpacked_posts(packed_posts(inputs), features)
+    unpacked_taggings(packed_taggings(taggings))
 
 
 def _message(number: int, text: str) -> Message:

@@ -57,14 +57,14 @@ def main() -> None:
 def _print_size(size: Size, costs: Costs) -> None:
     popularity = Popularity()
     share = popularity.picture_share
-    cores = 1 + size.new_pictures_per_post * costs.decode * size.rate / size.workers
+    cores = costs.work_seconds(size.new_pictures_per_post) * size.rate / size.workers
     print(f"{size.rate:,.0f} posts/s: {size.workers} workers, {size.partitions} partitions")
-    print(f"a worker: {size.warm:.0f} posts/s warm, {size.cold:.0f} cold; {cores:.2f} cores with its decoding")
+    print(f"a worker: {size.warm:.0f} posts/s warm, {size.cold:.0f} cold; {cores:.2f} cores used")
     print(f"new pictures: {size.new_pictures_per_post:.3f} a post, {size.new_pictures_per_post * size.rate:,.0f}/s")
     print(
         f"hit ratio of pictures: {1 - size.new_pictures_per_post / share:.2f}; kept: {size.cached_pictures / 1e6:.1f} M"
     )
-    work = 1e6 * (costs.post_seconds(size.new_pictures_per_post) + size.new_pictures_per_post * costs.decode)
+    work = 1e6 * costs.work_seconds(size.new_pictures_per_post)
     print(
         f"work of a million posts: {work / 3600:.2f} core-hours; of this fleet: {_fleet_hours(size):.2f} worker-hours"
     )

@@ -10,10 +10,10 @@ MEASURED = Path(__file__).with_name("measured.json")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Costs:
-    """Seconds of one core. A batch takes `batch` + posts × (`post` + `loop`) + new pictures × `tower`.
+    """Seconds of one core. A batch takes the tagger's process `batch` + posts × `post` + new pictures × `tower`.
 
-    `loop` is what the rest of the process takes a post: reading, JSON, cache, publishing. It is counted as if it never
-    ran beside the device's thread, which Python's lock makes nearly true on a CPU. `decode` is a process of its own.
+    `loop` is what the worker's own process takes a post on a core beside: reading, JSON, cache, publishing. `decode` is
+    a process of its own, too.
     """
 
     batch: float
@@ -42,8 +42,13 @@ class Costs:
         )
 
     def post_seconds(self, pictures: float, batch_posts: float = 32.0) -> float:
-        """Of the worker's own core for a post in a full batch, with so many new `pictures` a post."""
-        return self.batch / batch_posts + self.post + self.loop + pictures * self.tower
+        """For a post in a full batch, with so many new `pictures` a post: of the process that takes longer."""
+        return max(self.loop, self.batch / batch_posts + self.post + pictures * self.tower)
+
+    def work_seconds(self, pictures: float, batch_posts: float = 32.0) -> float:
+        """Of all cores for a post in a full batch, with so many new `pictures` a post."""
+        tagger = self.batch / batch_posts + self.post + pictures * self.tower
+        return self.loop + tagger + pictures * self.decode
 
     def stretched(self, factor: float) -> "Costs":
         """The same on a machine that is so much slower."""

@@ -210,7 +210,7 @@ class _Run:
         posts, pictures = ready + due[:, 0], due[:, 1].copy()
         due[:] = 0.0
         new = pictures / np.maximum(1.0, posts)
-        each = costs.post + costs.loop + new * costs.tower
+        each = np.maximum(costs.loop, costs.post + new * costs.tower)
         backlog = np.maximum(0.0, self._device_until - now)
         size = self._batch_size(posts / STEP, each, new, backlog)
         work = posts * (each + costs.batch / size)

@@ -198,6 +198,17 @@ def test_the_measured_costs_are_those_of_one_worker() -> None:
     assert 0.001 < costs.post_seconds(0.0) < 0.1
 
 
+def test_a_worker_does_what_its_slower_process_does() -> None:
+    """Tagger and loop have a core each; all of their work is paid for."""
+    tagging = COSTS.batch / 32 + COSTS.post
+    quick = replace(COSTS, loop=tagging / 2)
+    assert quick.post_seconds(0.1) == pytest.approx(tagging + 0.1 * COSTS.tower)
+    slow = replace(COSTS, loop=5 * tagging)
+    assert slow.post_seconds(0.0) == pytest.approx(5 * tagging)
+    assert slow.work_seconds(0.1) == pytest.approx(6 * tagging + 0.1 * (COSTS.tower + COSTS.decode))
+    assert size_for(RATE, slow).workers > size_for(RATE, quick).workers
+
+
 def test_charts_are_small_and_whole() -> None:
     """Each chart in deploy/scaling is XML of less than 40 kB, and a new one is, too."""
     trace, _ = run("zone", seconds=400.0)
