@@ -14,14 +14,18 @@ from worker.images import ImageSource
 from worker.metrics import Metrics
 from worker.post_tagger import LoadedTagger
 from worker.settings import Settings
+from worker.tagger_link import TaggerLink
 from worker.tagger_process import TaggerProcess
-from worker.tagger_wire import TaggerSpec
+from worker.tagger_start import has_process, tagger_spec
 
 
-def load_tagger(settings: Settings) -> LoadedTagger:
-    """The tagger of the configured checkpoint. Raises `CheckpointUnavailable`, or `WorkerError`."""
+def load_tagger(settings: Settings, link: TaggerLink | None = None) -> LoadedTagger:
+    """The tagger of the configured checkpoint; by `link`, where its process was begun before.
+
+    Raises `CheckpointUnavailable`, or `WorkerError`.
+    """
     try:
-        return _load(settings, settings.checkpoint, may_download=True)
+        return _load(settings, settings.checkpoint, may_download=True, link=link)
     except (CheckpointError, OSError) as error:
         raise CheckpointUnavailable(
             f"the checkpoint {settings.checkpoint} can't be used: {error}; set NAMETAG_CHECKPOINT "
@@ -60,22 +64,10 @@ def make_checkpoints(
     )
 
 
-def tagger_spec(settings: Settings, path: Path, *, may_download: bool = True) -> TaggerSpec:
-    """The tagger in `path`, on what the settings say."""
-    return TaggerSpec(
-        path=path,
-        device=settings.device,
-        tower_precision=settings.tower_precision,
-        threads=settings.threads,
-        may_download=may_download,
-    )
-
-
-def _load(settings: Settings, path: Path, *, may_download: bool) -> LoadedTagger:
+def _load(settings: Settings, path: Path, *, may_download: bool, link: TaggerLink | None = None) -> LoadedTagger:
     spec = tagger_spec(settings, path, may_download=may_download)
-    # A CUDA device's tower looks ahead, and has it from this process.
-    if settings.tagger_process and settings.device == "cpu":
-        return TaggerProcess(spec)
+    if has_process(settings):
+        return TaggerProcess(spec, link)
     from worker.tagger_loading import load_here  # and with it torch, which nobody else here needs
 
     return load_here(spec)

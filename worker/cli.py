@@ -186,7 +186,7 @@ def _demo(options: argparse.Namespace) -> None:
 
     configure_logs("text", logging.WARNING)
     settings = load_settings()
-    # After the settings, for these import torch: what is wrong in the settings is told at once.
+    # After the settings, for these take seconds: what is wrong in the settings is told at once.
     from rich.console import Console
 
     from worker.demo import run_demo
@@ -202,7 +202,10 @@ def _worker(options: argparse.Namespace) -> None:
     configure_logs(settings.log_format, settings.log_level.upper())
     told = {"version": version("nametag"), "checkpoint": settings.checkpoint.name, "device": settings.device}
     logging.getLogger("nametag.worker").info("starting", extra=told)
-    # After the settings, for it imports torch: what is wrong in the settings is told at once.
+    # After the settings, for these take seconds: what is wrong in the settings is told at once.
+    from worker.tagger_start import begin_tagger
+
+    first = begin_tagger(settings)
     from worker.garbage import collect_seldom
     from worker.service import Files, run_worker
 
@@ -214,7 +217,7 @@ def _worker(options: argparse.Namespace) -> None:
         logging.getLogger("nametag.worker").info("listening", extra={"address": address})
 
     on_listening = None if files else listening
-    asyncio.run(run_worker(settings, files, on_listening=on_listening, on_loaded=collect_seldom))
+    asyncio.run(run_worker(settings, files, on_listening=on_listening, on_loaded=collect_seldom, first=first))
 
 
 def _tokenize(options: argparse.Namespace) -> None:

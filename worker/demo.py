@@ -78,11 +78,14 @@ async def run_demo(folder: Path, settings: Settings, console: Console) -> Path:
 
 
 async def _run_worker(settings: Settings, paths: dict[str, Path], tell: Callable[[Outcome], None]) -> "Metrics":
-    # Seconds of imports (torch), during which the progress bar, which has a thread of its own, is seen.
+    # Seconds of imports, during which the progress bar, which has a thread of its own, is seen.
+    from worker.tagger_start import begin_tagger
+
+    first = begin_tagger(settings)
     from worker.service import Files, run_worker
 
     files = Files(posts=str(paths["posts"]), events=str(paths["events"]), dead_letters=str(paths["dead-letters"]))
-    return await run_worker(settings, files, on_outcome=tell)
+    return await run_worker(settings, files, on_outcome=tell, first=first)
 
 
 def _seconds_waited() -> float:

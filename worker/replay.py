@@ -177,14 +177,17 @@ def _to_file(
     posts: Iterator[ArchivePost], settings: Settings, options: argparse.Namespace, resume: ResumeFile | None, kept: Kept
 ) -> bool:
     """Whether the end was reached."""
-    # It imports torch: what is wrong in the settings and the inputs was told at once.
+    # These take seconds: what is wrong in the settings and the inputs was told at once.
+    from worker.tagger_start import begin_tagger
+
+    first = begin_tagger(settings)
     from worker.garbage import collect_seldom
     from worker.service import Edges, run_worker
 
     source = ArchiveSource(posts, one_by_one=bool(options.rate or options.speed), keeps_places=resume is not None)
     outputs = (options.out, options.dead_letters)
     sink = ResumableSink(outputs, resume, kept, source) if resume else JsonlSink(*outputs)
-    asyncio.run(run_worker(settings, Edges(source=source, sink=sink), on_loaded=collect_seldom))
+    asyncio.run(run_worker(settings, Edges(source=source, sink=sink), on_loaded=collect_seldom, first=first))
     return source.is_at_end
 
 

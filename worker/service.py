@@ -33,6 +33,7 @@ from worker.server import Answers, ServerConfig, serve
 from worker.settings import Settings
 from worker.stopping import Stopped, unless_stopped
 from worker.tag_one import TagOne, TagOneConfig
+from worker.tagger_link import TaggerLink
 from worker.tagger_process import process_of
 from worker.tracing import NO_SPANS, Tracing
 from worker.transactional_sink import TransactionalKafkaSink
@@ -71,18 +72,20 @@ async def run_worker(
     on_outcome: Callable[[Outcome], None] | None = None,
     on_listening: Callable[[str], None] | None = None,
     on_loaded: Callable[[], None] = lambda: None,
+    first: TaggerLink | None = None,
 ) -> Metrics:
     """Run the worker until its source ends or SIGTERM or SIGINT comes; gives back what it counted.
 
     `files` replace Kafka. `on_listening` is told the address of the worker's server, which is
-    left out where nobody asks for it; `on_loaded` is called before the first post. Raises a `WorkerError`
+    left out where nobody asks for it; `on_loaded` is called before the first post. `first` is the process of the
+    first tagger, where that was begun already (`worker.tagger_start`). Raises a `WorkerError`
     or `ConsumersError` that says what to do, or an ExceptionGroup of whatever else stopped it.
     """
     stop = asyncio.Event()
     _stop_on_signals(stop)
     metrics, begun, why = Metrics(), time.monotonic(), "an error"
     try:
-        await _run(settings, files, metrics, stop, on_outcome, on_listening, on_loaded)
+        await _run(settings, files, metrics, stop, on_outcome, on_listening, on_loaded, first)
         why = "a signal" if stop.is_set() else "the end of the posts"
     except Stopped:
         why = "a signal"
@@ -101,13 +104,14 @@ async def _run(
     on_outcome: Callable[[Outcome], None] | None,
     on_listening: Callable[[str], None] | None,
     on_loaded: Callable[[], None],
+    first: TaggerLink | None,
 ) -> None:
     if isinstance(files, Files):
         files.check()
     cache, fetcher = make_cache(settings, metrics), make_fetcher(settings.images, metrics)
     marks = make_marks(settings.redis, cache, metrics)
     try:
-        tagger = await unless_stopped(stop, _first_tagger(settings))
+        tagger = await unless_stopped(stop, _first_tagger(settings, first))
         batcher = Batcher(metrics)
         async with AsyncExitStack() as stack:
             images = await stack.enter_async_context(image_source(settings, fetcher, cache, marks, tagger))
@@ -143,12 +147,12 @@ async def _run(
             await each.close()
 
 
-async def _first_tagger(settings: Settings) -> LoadedTagger:
+async def _first_tagger(settings: Settings, link: TaggerLink | None) -> LoadedTagger:
     # On a thread that nobody waits for: a stop needn't wait for a disk, or a download.
     loader = OwnThread("first-checkpoint")
     log.info("checkpoint_loading", extra={"file": str(settings.checkpoint)})
     try:
-        return await loader.call(partial(load_tagger, settings))
+        return await loader.call(partial(load_tagger, settings, link))
     finally:
         loader.end()
 

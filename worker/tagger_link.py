@@ -11,6 +11,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
@@ -38,7 +39,8 @@ class Reply(Generic[T]):
 class TaggerLink:
     """One process of a tagger, the socket and the memory to talk to it by, and the requests that it hasn't answered.
 
-    It may be asked on one thread while another waits for a reply: replies come in the order of the requests.
+    The process begins to load what `spec` names. It may be asked on one thread while another waits for a reply: replies
+    come in the order of the requests.
     """
 
     def __init__(self, spec: TaggerSpec) -> None:
@@ -58,10 +60,11 @@ class TaggerLink:
         self._asked: deque[Reply[Any]] = deque()
         self._free = deque(range(NUM_SLOTS))
         self.is_gone = False
-        self.facts: Facts = self._first_answer(spec)
-
-    def _first_answer(self, spec: TaggerSpec) -> Facts:
         self._send(spec)
+
+    @cached_property
+    def facts(self) -> Facts:
+        """What it tells once it's ready; to be asked for before anything else. Raises as `Tagger.load` does."""
         found = self._receive()
         if found is None:
             raise self._death()

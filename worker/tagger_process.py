@@ -29,16 +29,18 @@ PIXEL_BYTES = 3 * 224 * 224
 
 
 class TaggerProcess:
-    """The tagger of `spec`, ready. Its process ends when nobody has it any more, and with this process.
+    """The tagger of `spec`, ready; by `link`, where its process was begun before.
+
+    Its process ends when nobody has it any more, and with this process.
 
     Raises as `Tagger.load` does, and `TaggerDied` where its process can't be started, or dies.
     """
 
     begin_look = None
 
-    def __init__(self, spec: TaggerSpec) -> None:
+    def __init__(self, spec: TaggerSpec, link: TaggerLink | None = None) -> None:
         self._spec = spec
-        self._link = TaggerLink(spec)
+        self._link = link or TaggerLink(spec)
         facts = self._link.facts
         self.checkpoint_id = facts.checkpoint_id
         self.variant = facts.variant
@@ -122,12 +124,13 @@ class TaggerProcess:
             log.warning("tagger_started_again", extra={"id": self.checkpoint_id, "reason": self._link.how_it_ended})
             try:
                 link = TaggerLink(self._spec)
+                facts = link.facts
             except Exception as error:
                 log.warning("tagger_not_started", extra={"id": self.checkpoint_id, "reason": str(error)[:500]})
                 raise
-            if link.facts != self._link.facts:
+            if facts != self._link.facts:
                 raise TaggerDied(
-                    f"the tagger's process has ended, and {self._spec.path.name} is {link.facts.checkpoint_id} now "
+                    f"the tagger's process has ended, and {self._spec.path.name} is {facts.checkpoint_id} now "
                     f"instead of {self.checkpoint_id}; restart the worker"
                 )
             self._link = link

@@ -12,10 +12,10 @@ from deploy.native.services import NativeKafka
 from model.inference import Tagger
 from tests.benchmarks.capacity import SHARED, describe_machine, read_captions
 from tests.benchmarks.capacity_worker import Posts
-from worker.checkpoint_settings import tagger_spec
 from worker.settings import Settings
 from worker.settings_loading import load_settings
 from worker.tagger_loading import load_here, threads_for
+from worker.tagger_start import tagger_spec
 
 T = TypeVar("T")
 

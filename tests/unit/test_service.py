@@ -15,6 +15,7 @@ from worker.kafka_settings import transactional_id
 from worker.service import Files, run_worker
 from worker.settings import STARTER_CHECKPOINT, CheckpointsTable, KafkaTable
 from worker.settings_loading import load_settings
+from worker.tagger_link import TaggerLink
 from worker.tagger_process import TaggerProcess
 from worker.tagger_wire import TaggerSpec
 
@@ -69,11 +70,11 @@ def test_a_stop_does_not_wait_for_a_checkpoint(
     watched.write_bytes(STARTER_CHECKPOINT.read_bytes())
     released = threading.Event()
 
-    def load(spec: TaggerSpec) -> TaggerProcess:
+    def load(spec: TaggerSpec, link: TaggerLink | None) -> TaggerProcess:
         if (spec.path == watched) == (slow == "watched"):
             os.kill(os.getpid(), signal.SIGTERM)
             released.wait(30)  # a disk that doesn't answer
-        return TaggerProcess(spec)
+        return TaggerProcess(spec, link)
 
     monkeypatch.setattr("worker.checkpoint_settings.TaggerProcess", load)
     settings = load_settings().model_copy(update={"checkpoints": CheckpointsTable(watch=watched)})
