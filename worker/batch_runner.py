@@ -127,8 +127,12 @@ class BatchRunner:
             self._expected.append(posts)
         if self._begin_tag is not None and not _new_pixels(posts):
             inputs = [TaggingInput(tokens=post.tokens, features=_features(post.picture, {})) for post in posts]
-            if (taggings := self._begin_tag(inputs)) is not None:
-                self._begun_batches.append(_BegunBatch(posts, taggings))
+            try:
+                if (taggings := self._begin_tag(inputs)) is not None:
+                    self._begun_batches.append(_BegunBatch(posts, taggings))
+            except Exception as error:
+                # When the batch is run, it's tagged in one step, and then it's seen to.
+                log.debug("batch_not_begun", extra={"reason": repr(error)[:200]})
 
     def run(self, posts: Sequence[Prepared]) -> list[Tagged | TaggingFailed]:
         """Tag `posts`. Raises `TaggerBroken` where the model fails on any post."""

@@ -5,18 +5,20 @@ import time
 
 from model.errors import OutOfMemory, TowerMissing
 from worker.checkpoint_place import Named
+from worker.errors import TaggerDied
 from worker.retry import RetryPolicy
 
 LONGEST_SECONDS = 300.0
 
 
 def passes(error: BaseException | None) -> bool:
-    """Whether the same file may be fit later: memory is short, a disk doesn't answer, its tower has yet to come.
+    """Whether the same file may be fit later: memory is short, a disk doesn't answer, its tower has yet to come; and a
+    process that died may have died of anything.
 
     A checkpoint's own content is refused once: when the file changes, it is another that is named.
     """
     while error is not None:
-        if isinstance(error, OSError | MemoryError | OutOfMemory | TowerMissing):
+        if isinstance(error, OSError | MemoryError | OutOfMemory | TowerMissing | TaggerDied):
             return True
         error = error.__cause__
     return False

@@ -31,6 +31,7 @@ from worker.metrics import Metrics
 from worker.own_thread import OwnThread
 from worker.post_tagger import PostTagger
 from worker.shadow import Shadow, ShadowPost, Unfit, check_on_sample, sample_agreement, words_in_names
+from worker.tagger_process import close_process
 
 log = logging.getLogger("nametag.checkpoints")
 
@@ -168,8 +169,11 @@ class Checkpoints:
             self._roll_back(str(error))
 
     async def close(self) -> None:
-        """Let go of where checkpoints are named."""
+        """Let go of where checkpoints are named, and of those that tag."""
         self._loader.end()
+        for each in (self.current, self._previous):
+            if each is not None:
+                close_process(each.tagger)
         if self._place is not None:
             await self._place.close()
 

@@ -55,10 +55,14 @@ class TaggerBroken(WorkerError):
 class TaggerDied(WorkerError):
     """Raised when the tagger's process ends, or can't be started. The batch is halved; a post that it dies of is bad.
 
-    `retriable`: at the next batch it's started again.
+    `retriable`: when it's next asked it's started again. `was_killed`: amid a request, mostly for want of memory.
     """
 
     retriable = True
+
+    def __init__(self, detail: str, *, was_killed: bool = False) -> None:
+        super().__init__(detail)
+        self.was_killed = was_killed
 
 
 class PublishAborted(WorkerError):

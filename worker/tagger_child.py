@@ -6,22 +6,26 @@ The arguments are descriptors that `worker.tagger_link` has left open for it. It
 becomes of that: then the socket is closed.
 """
 
+import contextlib
 import pickle
 import signal
 import socket
 import sys
 from io import BufferedRWPair
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from model.inference import Tagger
-from worker.tagger_loading import load_here
 from worker.tagger_wire import Facts, Failed, Slots, packed_taggings, unpacked_posts
+
+if TYPE_CHECKING:
+    from model.inference import Tagger
 
 
 def serve(stream: BufferedRWPair, slots: Slots) -> None:
     """Answer requests until the worker closes the socket."""
+    from worker.tagger_loading import load_here  # seconds of torch, when signals are seen to
+
     try:
         tagger = load_here(pickle.load(stream))
     except Exception as error:
@@ -40,7 +44,7 @@ def serve(stream: BufferedRWPair, slots: Slots) -> None:
         _tell(stream, reply)
 
 
-def _answer(tagger: Tagger, slots: Slots, kind: str, slot: int, count: int, posts_bytes: int) -> Any:
+def _answer(tagger: "Tagger", slots: Slots, kind: str, slot: int, count: int, posts_bytes: int) -> Any:
     if kind == "look":
         # A copy: the features come to the same place.
         features = tagger.look(slots.array(slot, (count, 3, 224, 224), np.uint8).copy())
@@ -51,7 +55,7 @@ def _answer(tagger: Tagger, slots: Slots, kind: str, slot: int, count: int, post
     return "tagged", packed_taggings(tagger.tag(unpacked_posts(posts, features)))
 
 
-def _facts(tagger: Tagger) -> Facts:
+def _facts(tagger: "Tagger") -> Facts:
     return Facts(
         tagger.checkpoint_id,
         tagger.variant,
@@ -73,11 +77,13 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     ours, memory = map(int, sys.argv[1:3])
-    with socket.socket(fileno=ours) as connection, connection.makefile("rwb") as stream:
-        try:
-            serve(stream, Slots(memory))
-        except (BrokenPipeError, ConnectionResetError):
-            return  # the worker is gone
+    # The worker may be gone: then nothing can be told, and nobody is there to be told.
+    with (
+        contextlib.suppress(BrokenPipeError, ConnectionResetError),
+        socket.socket(fileno=ours) as connection,
+        connection.makefile("rwb") as stream,
+    ):
+        serve(stream, Slots(memory))
 
 
 if __name__ == "__main__":

@@ -12,10 +12,10 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from functools import cached_property
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
-from model.errors import OutOfMemory
 from worker.errors import TaggerDied
 from worker.tagger_wire import NUM_SLOTS, Facts, Failed, Slots, TaggerSpec
 
@@ -46,8 +46,7 @@ class TaggerLink:
     def __init__(self, spec: TaggerSpec) -> None:
         with contextlib.ExitStack() as undone:
             try:
-                self.slots = Slots.new()
-                undone.callback(self.slots.close)
+                self.slots = undone.enter_context(contextlib.closing(Slots.new()))
                 ours, theirs = map(undone.enter_context, socket.socketpair())
                 with theirs:
                     self._process = _start(theirs.fileno(), self.slots.file)
@@ -55,11 +54,12 @@ class TaggerLink:
                 raise TaggerDied(f"no process for the tagger can be started: {error}") from error
             undone.pop_all()
         self._connection, self._stream = ours, ours.makefile("rb")
-        weakref.finalize(self, _end, self._process, ours, self.slots)
+        # It ends when nobody has this any more.
+        self._end = weakref.finalize(self, _end, self._process, ours, self._stream, self.slots)
         self._asking, self._receiving = threading.Lock(), threading.RLock()
         self._asked: deque[Reply[Any]] = deque()
         self._free = deque(range(NUM_SLOTS))
-        self.is_gone = False
+        self.is_gone = self._is_given_up = False
         self._send(spec)
 
     @cached_property
@@ -67,7 +67,7 @@ class TaggerLink:
         """What it tells once it's ready; to be asked for before anything else. Raises as `Tagger.load` does."""
         found = self._receive()
         if found is None:
-            raise self._death()
+            raise self._death(amid_request=False)
         if isinstance(found, Failed):
             raise found.error
         assert isinstance(found, Facts)
@@ -77,6 +77,11 @@ class TaggerLink:
     def process_id(self) -> int:
         """Of the process that was started."""
         return self._process.pid
+
+    def close(self) -> None:
+        """End the process at once, whatever it does."""
+        self.is_gone = True
+        self._end()
 
     def free_slot(self) -> int | None:
         """A slot, if one is free."""
@@ -93,13 +98,17 @@ class TaggerLink:
                     self._settle_next()
         return slot
 
+    def put_back(self, slot: int) -> None:
+        """Nothing is asked of it."""
+        self._free.append(slot)
+
     @contextlib.contextmanager
     def filling(self, slot: int) -> Iterator[int]:
         """`slot`, which is free again where it can't be filled."""
         try:
             yield slot
         except BaseException:
-            self._free.append(slot)
+            self.put_back(slot)
             raise
 
     def ask(self, slot: int, request: tuple[str, int, int, int], read: Callable[[Any], T]) -> Reply[T]:
@@ -111,25 +120,36 @@ class TaggerLink:
         return reply
 
     def wait(self, reply: Reply[T]) -> T:
-        """What it brought. Raises what was raised there, and where the process ends, as `_death` says."""
+        """What it brought. Raises what was raised there, and `TaggerDied` where the process ends."""
         with self._receiving:
             while not reply.is_there:
                 self._settle_next()
-        if reply.error is not None:
-            raise reply.error
-        return cast(T, reply.found)
+        if reply.error is None:
+            return cast(T, reply.found)
+        error, reply.error = reply.error, None
+        try:
+            raise error
+        finally:
+            # Else error, traceback and this frame hold one another, and the memory of what died.
+            del error
 
     def _settle_next(self) -> None:
-        found = self._receive()
         reply = self._asked.popleft()
-        if found is None:
-            reply.error = self._death()
-        elif isinstance(found, Failed):
-            reply.error = found.error
-        else:
-            reply.found = reply.read(found)
-        reply.is_there = True
-        self._free.append(reply.slot)
+        try:
+            found = self._receive()
+            if found is None:
+                reply.error = self._death()
+            elif isinstance(found, Failed):
+                reply.error = found.error
+            else:
+                reply.found = reply.read(found)
+        except Exception as error:
+            # Such as a lack of memory here: what else is on the way may be cut anywhere.
+            reply.error = error
+            self._give_up()
+        finally:
+            reply.is_there = True
+            self._free.append(reply.slot)
 
     def _send(self, message: object) -> None:
         try:
@@ -139,11 +159,17 @@ class TaggerLink:
 
     def _receive(self) -> Any:
         """The next message; None where there will be none."""
+        if self._is_given_up:
+            return None
         try:
             return pickle.load(self._stream)
         except (EOFError, OSError, pickle.UnpicklingError):
             self.is_gone = True
             return None
+
+    def _give_up(self) -> None:
+        self.is_gone = self._is_given_up = True
+        self._process.kill()
 
     @property
     def how_it_ended(self) -> str:
@@ -154,12 +180,11 @@ class TaggerLink:
             return "its process doesn't answer any more"
         return f"its process ended with {status}" if status >= 0 else f"its process died of {_signal_name(-status)}"
 
-    def _death(self) -> Exception:
+    def _death(self, *, amid_request: bool = True) -> TaggerDied:
         how = self.how_it_ended
-        if self._process.returncode == -signal.SIGKILL:
-            # By whom isn't told; by the kernel, mostly.
-            return OutOfMemory(f"the tagger is out of memory, or was killed by hand: {how}")
-        return TaggerDied(f"the tagger broke off: {how}; its last words may be on the worker's standard error")
+        was_killed = amid_request and not self._is_given_up and self._process.returncode == -signal.SIGKILL
+        detail = f"the tagger broke off: {how}; its last words may be on the worker's standard error"
+        return TaggerDied(detail, was_killed=was_killed)
 
 
 def _start(connection: int, memory: int) -> "subprocess.Popen[bytes]":
@@ -171,18 +196,19 @@ def _start(connection: int, memory: int) -> "subprocess.Popen[bytes]":
         pass_fds=(connection, memory),
         stdin=subprocess.DEVNULL,
         stdout=2,  # whatever is printed there is no event
+        start_new_session=True,  # a terminal's Ctrl-C is the worker's affair
     )
 
 
-def _end(process: "subprocess.Popen[bytes]", connection: socket.socket, slots: Slots) -> None:
+def _end(process: "subprocess.Popen[bytes]", connection: socket.socket, stream: BufferedReader, slots: Slots) -> None:
     process.kill()
-    with contextlib.suppress(OSError):
-        connection.close()
-    slots.close()
     # To free half a gigabyte takes a tenth of a second, which asyncio's loop can't spare. As Python ends it has no more
     # threads, and the system sees to it.
     with contextlib.suppress(RuntimeError):
         threading.Thread(target=process.wait, name="tagger-end", daemon=True).start()
+    for each in (stream, connection, slots):
+        with contextlib.suppress(OSError):
+            each.close()
 
 
 def _signal_name(number: int) -> str:

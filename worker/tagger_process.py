@@ -3,10 +3,12 @@
 Within one process the tagger's thread asks for that lock at each of torch's steps, a hundred times a batch, and waits a
 third of its time for it while the loop is at work. This process has no torch at all: its memory is the other's.
 
-A process that dies (of a fault in native code, or killed for want of memory) is started again when it is next asked:
-then the batch is halved as after any error, and a post that the tagger dies of becomes a dead letter.
+A process that dies (of a fault in native code, or killed for want of memory) is started again, and asked once more.
+Then the batch is halved as after any error, and a post that the tagger dies of becomes a dead letter. Where its file
+has been replaced meanwhile the worker stops, to begin anew with the checkpoint that is configured.
 """
 
+import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -14,7 +16,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from model.errors import TaggingError
+from model.errors import OutOfMemory, TaggingError
 from model.tagging import Tagging, TaggingInput
 from model.tokenizer import Token, tokenize
 from worker.errors import TaggerDied
@@ -75,7 +77,7 @@ class TaggerProcess:
             read = partial(_copied, link.slots, slot, shape)
             return link.wait(link.ask(slot, ("look", slot, len(pixels), 0), read))
 
-        return _once_more(ask) if len(pixels) == 1 else ask()
+        return _once_more(ask)
 
     def tag(self, inputs: Sequence[TaggingInput]) -> list[Tagging]:
         """Tag posts; as many taggings as inputs, in their order. Raises `TaggingError`, `TaggerDied`, `OutOfMemory`."""
@@ -90,17 +92,26 @@ class TaggerProcess:
             link = self._living()
             return link.wait(self._begin(link, link.take_slot(), inputs, packed))
 
-        return _once_more(ask) if len(inputs) == 1 else ask()
+        return _once_more(ask)
 
     def begin_tag(self, inputs: Sequence[TaggingInput]) -> Callable[[], list[Tagging]] | None:
         """`tag` in two steps: its process has the posts at hand when it is done with those before.
 
         None where there is no room for them now, or nobody to take them. Never waits; on any thread.
         """
-        link, packed = self._link, packed_posts(inputs)
-        if link.is_gone or not self._fits(inputs, packed) or (slot := link.free_slot()) is None:
+        link = self._link
+        if link.is_gone or (slot := link.free_slot()) is None:
+            return None
+        with link.filling(slot):
+            packed = packed_posts(inputs)
+        if not self._fits(inputs, packed):
+            link.put_back(slot)
             return None
         return partial(link.wait, self._begin(link, slot, inputs, packed))
+
+    def close(self) -> None:
+        """End the process at once, whatever it does."""
+        self._link.close()
 
     def _fits(self, inputs: Sequence[TaggingInput], packed: bytes) -> bool:
         num_seen = sum(post.features is not None for post in inputs)
@@ -129,12 +140,20 @@ class TaggerProcess:
                 log.warning("tagger_not_started", extra={"id": self.checkpoint_id, "reason": str(error)[:500]})
                 raise
             if facts != self._link.facts:
+                link.close()
                 raise TaggerDied(
                     f"the tagger's process has ended, and {self._spec.path.name} is {facts.checkpoint_id} now "
                     f"instead of {self.checkpoint_id}; restart the worker"
                 )
+            self._link.close()
             self._link = link
         return self._link
+
+
+def close_process(tagger: object) -> None:
+    """End the process that `tagger` has, if it has one: one that hangs would not hear that the worker is gone."""
+    if isinstance(tagger, TaggerProcess):
+        tagger.close()
 
 
 def process_of(tagger: object) -> int | None:
@@ -147,8 +166,15 @@ def _copied(slots: Slots, slot: int, shape: tuple[int, ...], _reply: object) -> 
 
 
 def _once_more(ask: Callable[[], T]) -> T:
-    """What `ask` gives; a second time where the process dies, for it may have died of something else."""
+    """What `ask` gives; a second time where the process dies, for it may have died of something else.
+
+    Raises `OutOfMemory` where it's killed amid both: by the kernel, most likely, and of that.
+    """
+    with contextlib.suppress(TaggerDied):
+        return ask()
     try:
         return ask()
-    except TaggerDied:
-        return ask()
+    except TaggerDied as error:
+        if error.was_killed:
+            raise OutOfMemory(f"out of memory, or killed by hand twice: {error}") from error
+        raise

@@ -102,16 +102,22 @@ class Slots:
         else:
             with tempfile.TemporaryFile() as opened:
                 file = os.dup(opened.fileno())
-        os.ftruncate(file, NUM_SLOTS * SLOT_BYTES)
-        return cls(file)
+        try:
+            os.ftruncate(file, NUM_SLOTS * SLOT_BYTES)
+            return cls(file)
+        except BaseException:
+            os.close(file)
+            raise
 
     def array(self, slot: int, shape: Sequence[int], kind: type[np.generic], *, start: int = 0) -> np.ndarray:
         """The array from byte `start` of a slot on: what is written to it, both processes see."""
         return np.ndarray(tuple(shape), kind, self._memory, slot * SLOT_BYTES + start)
 
     def close(self) -> None:
-        """Let go of the descriptor; the memory goes with the last array."""
+        """Let go of the descriptor, and of the memory, unless somebody looks at it still."""
         os.close(self.file)
+        with contextlib.suppress(BufferError):
+            self._memory.close()
 
 
 _token = partial(tuple.__new__, Token)

@@ -5,9 +5,12 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -22,7 +25,7 @@ from worker.batch_runner import BatchLimits, BatchRunner, Prepared, Tagged
 from worker.errors import TaggerBroken, TaggerDied, TaggingFailed
 from worker.metrics import Metrics
 from worker.settings import STARTER_CHECKPOINT
-from worker.tagger_process import TaggerProcess
+from worker.tagger_process import TaggerProcess, close_process
 from worker.tagger_wire import NUM_SLOTS, SLOT_BYTES, Failed, TaggerSpec
 
 SPEC = TaggerSpec(path=STARTER_CHECKPOINT, threads=1)
@@ -144,18 +147,91 @@ def test_a_batch_whose_process_dies_is_told_so_and_the_next_is_tagged(tagger: Ta
     assert np.array_equal(tagger.look(pictures(2)[:1]), features[:1])
 
 
-def test_a_process_that_is_killed_may_have_been_out_of_memory(tagger: TaggerProcess) -> None:
-    """As of any device that has too little, the batch is halved, and all posts are tagged."""
+class Killed:
+    """A thread that kills the tagger's process `times` times, each time amid a request: it's stopped before."""
+
+    def __init__(self, tagger: TaggerProcess, times: int) -> None:
+        self._tagger, self._times = tagger, times
+
+    def __enter__(self) -> None:
+        self._thread = threading.Thread(target=self._kill)
+        os.kill(self._tagger.process_id, signal.SIGSTOP)
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.join()
+
+    def _kill(self) -> None:
+        for number in range(self._times):
+            process_id = self._tagger.process_id
+            time.sleep(0.3)
+            os.kill(process_id, signal.SIGKILL)
+            while number + 1 < self._times and self._tagger.process_id == process_id:
+                time.sleep(0.001)
+            if number + 1 < self._times:
+                os.kill(self._tagger.process_id, signal.SIGSTOP)
+
+
+@pytest.mark.parametrize(("times", "share"), [(1, 1.0), (2, 0.5)])
+def test_a_process_that_is_killed_twice_is_out_of_memory(tagger: TaggerProcess, times: int, share: float) -> None:
+    """Once is chance, and the batch goes to another process as it is; twice, it's halved, and so are those to come."""
     runner = BatchRunner(tagger, BatchLimits(), Metrics())
-    os.kill(tagger.process_id, signal.SIGSTOP)  # so that it dies amid the batch
-    features = np.zeros((1, *tagger.feature_shape), np.float16)
-    begun = tagger.begin_tag(posts(tagger, features, 4))
-    assert begun is not None
-    os.kill(tagger.process_id, signal.SIGKILL)
-    with pytest.raises(OutOfMemory, match="out of memory, or was killed by hand: its process died of SIGKILL"):
-        begun()
-    results = runner.run([Prepared(tokens=tagger.tokenize(text)) for text in TEXTS[:4]])
+    many = [Prepared(tokens=tagger.tokenize("a b c d " * 10)) for _ in range(16)]
+    tagger.tag([TaggingInput(tokens=many[0].tokens)])
+    with Killed(tagger, times):
+        results = runner.run(many)
     assert all(isinstance(result, Tagged) for result in results)
+    assert (runner.limits == BatchLimits()) == (share == 1.0)
+    assert runner.limits.max_padded_tokens in (BatchLimits().max_padded_tokens, share * 40 * 16)
+
+
+def test_an_error_amid_an_answer_is_nobody_else_s(tagger: TaggerProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes after it may be cut anywhere, so it is not read: all that was begun fails, and is asked anew."""
+    features = tagger.look(pictures(2))
+    first, second = posts(tagger, features, 4), posts(tagger, features, 7)
+    expected = [names(tagger.tag(batch)) for batch in (first, second)]
+    for broken in ("worker.tagger_process.unpacked_taggings", "worker.tagger_link.pickle.load"):
+        begun = [tagger.begin_tag(batch) for batch in (first, second)]
+        with monkeypatch.context() as patch:
+            patch.setattr(broken, Mock(side_effect=MemoryError("here")))
+            with pytest.raises(MemoryError, match="here"):
+                begun[0]()  # type: ignore[misc]
+        with pytest.raises(TaggerDied):
+            begun[1]()  # type: ignore[misc]
+        assert names(tagger.tag(second)) == expected[1]
+        again = [tagger.begin_tag(batch) for batch in (first, second)]
+        assert [names(waiting()) for waiting in again if waiting] == expected
+
+
+def test_a_process_that_hangs_is_ended_by_hand(tagger: TaggerProcess) -> None:
+    """It hears of nothing, not of the worker's end either."""
+    tagger.tag([TaggingInput(tokens=tagger.tokenize("a post"))])
+    before = tagger.process_id
+    os.kill(before, signal.SIGSTOP)
+    close_process(tagger)
+    assert ended(before)
+    assert len(tagger.tag([TaggingInput(tokens=tagger.tokenize("a post"))])) == 1
+    close_process("a tagger without a process")
+
+
+def test_deaths_leave_nothing_behind(tagger: TaggerProcess) -> None:
+    """Neither descriptors nor memory, and without Python's collector of cycles, which seldom comes."""
+    post = [TaggingInput(tokens=tagger.tokenize("a post"))]
+    tagger.tag(post)
+    gc.collect()
+    before = num_open()
+    gc.disable()
+    try:
+        for _ in range(3):
+            begun = tagger.begin_tag(post)
+            os.kill(tagger.process_id, signal.SIGSEGV)
+            with suppress(TaggerDied):
+                begun()  # type: ignore[misc]
+            del begun
+            tagger.tag(post)
+        assert num_open() <= before
+    finally:
+        gc.enable()
 
 
 def test_a_post_that_its_process_dies_of_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,7 +323,7 @@ def test_its_process_ends_with_the_last_who_has_it() -> None:
 PARENT = """
 import os, sys, time
 from pathlib import Path
-from worker.tagger_process import TaggerProcess
+from worker.tagger_process import TaggerProcess, close_process
 from worker.tagger_wire import TaggerSpec
 tagger = TaggerProcess(TaggerSpec(path=Path(sys.argv[1]), threads=1))
 print(tagger.process_id, "torch" in sys.modules, flush=True)
