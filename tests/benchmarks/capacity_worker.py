@@ -149,7 +149,7 @@ class Worker:
             raise
 
     def look(self) -> Figures:
-        """Its counters, with the time, its processor time and its memory, decoding processes included."""
+        """Its counters, with the time, and processor time and memory, all of its processes included."""
         text = ""
         give_up_at = time.monotonic() + LOOK_SECONDS
         while not text:
@@ -167,6 +167,7 @@ class Worker:
             "done": done,
             "time": time.monotonic(),
             "cpu": sum(map(_cpu_seconds, pids)),
+            "cpu_loop": _cpu_seconds(self._process.pid),
             "rss": float(worker_rss(self._process.pid)),
             "rss_all": float(sum(map(_rss, pids))),
         }
@@ -240,6 +241,7 @@ def _between(first: Figures, last: Figures) -> Figures:
     figures = {
         "posts_per_second": num_posts / change["time"],
         "cpu_post_seconds": change["cpu"] / num_posts,
+        "loop_post_seconds": change["cpu_loop"] / num_posts,
         "cores": change["cpu"] / change["time"],
         "load": os.getloadavg()[0],
         "device_post_seconds": change["nametag_device_busy_seconds_total"] / num_posts,

@@ -323,6 +323,8 @@ def main() -> int:
     wanted = parser.parse_args()
     if unknown := set(wanted.names) - set(ROWS):
         parser.error(f"there is no row {', '.join(sorted(unknown))}; there are {', '.join(ROWS)}")
+    if not wanted.cpu and not torch.cuda.is_available():
+        parser.error("there is no CUDA device here; --cpu runs the code without one")
     device = torch.device("cpu" if wanted.cpu else "cuda")
     if wanted.cpu:  # threads of torch wait for one another, and others may be at work here
         torch.set_num_threads(1)

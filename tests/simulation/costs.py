@@ -12,8 +12,8 @@ MEASURED = Path(__file__).with_name("measured.json")
 class Costs:
     """Seconds of one core. A batch takes the tagger's process `batch` + posts × `post` + new pictures × `tower`.
 
-    `loop` is what the worker's own process takes a post on a core beside: reading, JSON, cache, publishing. `decode` is
-    a process of its own, too.
+    `loop` is what the worker's own process takes a post on a core beside, where pictures are known: reading, JSON,
+    cache, publishing. `decode` is a process of its own, too.
     """
 
     batch: float
@@ -29,12 +29,10 @@ class Costs:
     def measured(cls, path: Path = MEASURED) -> Self:
         """Those of the last kept run of the benchmark."""
         figures = json.loads(path.read_text())["figures"]
-        batch, post = figures["tag_batch_seconds"], figures["tag_post_seconds"]
-        whole = figures["captions_cpu_post_seconds"]
         return cls(
-            batch=batch,
-            post=post,
-            loop=max(0.0, whole - post - batch / figures["captions_batch_posts"]),
+            batch=figures["tag_batch_seconds"],
+            post=figures["tag_post_seconds"],
+            loop=figures["known_loop_post_seconds"],
             tower=figures["tower_picture_seconds"],
             decode=figures["decode_picture_seconds"],
             publish=figures["captions_publish_seconds"],
