@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -232,6 +232,42 @@ def test_a_post_that_never_fits_is_a_dead_letter_after_some_tries() -> None:
     assert isinstance(result, TaggingFailed)
     assert result.num_tries == 3
     assert "out of memory" in str(result)
+    assert runner.limits == BatchLimits()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_batch_that_was_begun_is_not_tagged_twice(fails: bool) -> None:
+    """Its taggings are waited for; where that fails it's tagged anew. Nothing is begun that has to be looked at."""
+    tagger = BrittleTagger()
+    begun: list[list[str]] = []
+
+    def begin(inputs: Sequence[TaggingInput]) -> Callable[[], list[Tagging]] | None:
+        begun.append([token.text for post in inputs for token in post.tokens])
+        if len(begun) == 3:
+            return None  # there is no room
+        if len(begun) == 4:
+            raise OSError("not this time")
+
+        def wait() -> list[Tagging]:
+            if fails:
+                raise OutOfMemory("of the batch before")
+            return [Tagging(gate=(0.5,))] * len(inputs)
+
+        return wait
+
+    runner = BatchRunner(tagger, BatchLimits(), Metrics(), begin_tag=begin)
+    batches = [[prepared("a")], [prepared("b"), prepared("c")], [prepared("d")], [prepared("e")]]
+    for batch in batches:
+        runner.expect(batch)
+    seen = [prepared("f", pixels("x"))]
+    runner.expect(seen)
+    assert begun == [["a"], ["b", "c"], ["d"], ["e"]]
+    for batch in [batches[1], batches[0], *batches[2:], seen]:
+        results = runner.run(batch)
+        is_ahead = not fails and any(batch is each for each in batches[:2])
+        gates = {result.tagging.gate for result in results if isinstance(result, Tagged)}
+        assert (len(results), gates) == (len(batch), {(0.5,) if is_ahead else None})
+    assert tagger.batches == ([2, 1, 1, 1, 1] if fails else [1, 1, 1])
     assert runner.limits == BatchLimits()
 
 
