@@ -1,4 +1,7 @@
-"""A tagger's process that dies of a post with the word `kills`; run by tests in place of `worker.tagger_child`."""
+"""A tagger's process that dies of a post with the word `kills`, and is killed over more than eight with `starves`.
+
+Run by tests in place of `worker.tagger_child`.
+"""
 
 import os
 import signal
@@ -13,8 +16,11 @@ tag = Tagger.tag
 
 def deadly(self: Tagger, inputs: Sequence[TaggingInput]) -> list[Tagging]:
     """Tag the posts, or die."""
-    if any(token.text == "kills" for post in inputs for token in post.tokens):
+    words = {token.text for post in inputs for token in post.tokens}
+    if "kills" in words:
         os.kill(os.getpid(), signal.SIGABRT)
+    if "starves" in words and len(inputs) > 8:
+        os.kill(os.getpid(), signal.SIGKILL)
     return tag(self, inputs)
 
 
