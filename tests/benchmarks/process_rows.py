@@ -46,6 +46,6 @@ def _seconds_to_first_event(bootstrap: str) -> float:
 
 @row("memory after 1,000,000 posts", against="after 10,000", reach=Reach("≤", 1.05), is_long=True)
 def memory(bench: Bench) -> Measured:
-    """Resident memory of one worker, tiny posts without pictures; one round, which takes up to an hour."""
+    """Resident memory of one worker, tiny posts without pictures; one round, which takes ten minutes and more."""
     first, *rest = soak(bench.kafka, NUM_SOAKED)
     return compare_sizes([(rest[-1].mebibytes, first.mebibytes)], "MiB")
