@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ T = TypeVar("T")
 
 PROGRAM = ("-m", "worker.tagger_child")
 END_SECONDS = 5.0
+MOMENT_SECONDS = 0.001
 
 
 class Reply(Generic[T]):
@@ -94,8 +96,10 @@ class TaggerLink:
         """A slot, as soon as one is free."""
         while (slot := self.free_slot()) is None:
             with self._receiving:
-                if not self._free:
+                if self._asked and not self._free:
                     self._settle_next()
+                    continue
+            time.sleep(MOMENT_SECONDS)  # another thread is about to ask
         return slot
 
     def put_back(self, slot: int) -> None:
