@@ -126,9 +126,8 @@ class BatchRunner:
         if self._begin_look is not None:
             self._expected.append(posts)
         if self._begin_tag is not None and not _new_pixels(posts):
-            inputs = [TaggingInput(tokens=post.tokens, features=_features(post.picture, {})) for post in posts]
             try:
-                if (taggings := self._begin_tag(inputs)) is not None:
+                if (taggings := self._begin_tag(_inputs(posts, {}))) is not None:
                     self._begun_batches.append(_BegunBatch(posts, taggings))
             except Exception as error:
                 # When the batch is run, it's tagged in one step, and then it's seen to.
@@ -199,9 +198,10 @@ class BatchRunner:
     def _tag_all(self, posts: Sequence[Prepared]) -> list[Tagged]:
         new = self._look_at_new(posts)
         self._begin_expected()
-        known = self._looked | new
-        inputs = [TaggingInput(tokens=post.tokens, features=_features(post.picture, known)) for post in posts]
-        taggings = self._begun_taggings(posts) or _within_memory(lambda: self._tagger.tag(inputs), by_images=False)
+        taggings = self._begun_taggings(posts)
+        if taggings is None:
+            inputs = _inputs(posts, self._looked | new)
+            taggings = _within_memory(lambda: self._tagger.tag(inputs), by_images=False)
         self._keep_looked(new)
         results = []
         for post, tagging in zip(posts, taggings, strict=True):
@@ -277,6 +277,10 @@ def _within_memory(act: Callable[[], T], *, by_images: bool) -> T:
 
 def _new_pixels(posts: Sequence[Prepared]) -> dict[str, np.ndarray]:
     return {post.picture.digest: post.picture.pixels for post in posts if isinstance(post.picture, FoundPixels)}
+
+
+def _inputs(posts: Sequence[Prepared], new: Mapping[str, np.ndarray]) -> list[TaggingInput]:
+    return [TaggingInput(tokens=post.tokens, features=_features(post.picture, new)) for post in posts]
 
 
 def _features(picture: FoundFeatures | FoundPixels | None, new: Mapping[str, np.ndarray]) -> np.ndarray | None:

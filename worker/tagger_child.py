@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from model.pixels import SIDE
 from worker.tagger_wire import Facts, Failed, Slots, packed_taggings, unpacked_posts
 
 if TYPE_CHECKING:
@@ -46,8 +47,8 @@ def serve(stream: BufferedRWPair, slots: Slots) -> None:
 
 def _answer(tagger: "Tagger", slots: Slots, kind: str, slot: int, count: int, posts_bytes: int) -> Any:
     if kind == "look":
-        # A copy: the features come to the same place.
-        features = tagger.look(slots.array(slot, (count, 3, 224, 224), np.uint8).copy())
+        features = tagger.look(slots.array(slot, (count, 3, SIDE, SIDE), np.uint8))
+        # To the same place, for nobody looks at the pixels again.
         slots.array(slot, features.shape, np.float16)[...] = features
         return ("looked",)
     features = slots.array(slot, (count, *tagger.feature_shape), np.float16)

@@ -10,6 +10,7 @@ has been replaced meanwhile the worker stops, to begin anew with the checkpoint 
 
 import contextlib
 import logging
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypeVar
@@ -27,8 +28,6 @@ log = logging.getLogger("nametag.device")
 
 T = TypeVar("T")
 
-PIXEL_BYTES = 3 * 224 * 224
-
 
 class TaggerProcess:
     """The tagger of `spec`, ready; by `link`, where its process was begun before.
@@ -43,6 +42,7 @@ class TaggerProcess:
     def __init__(self, spec: TaggerSpec, link: TaggerLink | None = None) -> None:
         self._spec = spec
         self._link = link or TaggerLink(spec)
+        self._is_closed = False
         facts = self._link.facts
         self.checkpoint_id = facts.checkpoint_id
         self.variant = facts.variant
@@ -63,7 +63,7 @@ class TaggerProcess:
 
     def look(self, pixels: np.ndarray) -> np.ndarray:
         """Features (N, R, D) in fp16 of pixels (N, 3, 224, 224) in uint8. Raises `OutOfMemory`."""
-        most = SLOT_BYTES // max(PIXEL_BYTES, self._features_bytes)
+        most = SLOT_BYTES // max(math.prod(pixels.shape[1:]), self._features_bytes)
         parts = [self._look(pixels[start : start + most]) for start in range(0, len(pixels), most)]
         return np.concatenate(parts) if len(parts) != 1 else parts[0]
 
@@ -110,7 +110,8 @@ class TaggerProcess:
         return partial(link.wait, self._begin(link, slot, inputs, packed))
 
     def close(self) -> None:
-        """End the process at once, whatever it does."""
+        """End the process at once, whatever it does; none is started after it."""
+        self._is_closed = True
         self._link.close()
 
     def _fits(self, inputs: Sequence[TaggingInput], packed: bytes) -> bool:
@@ -131,6 +132,8 @@ class TaggerProcess:
 
     def _living(self) -> TaggerLink:
         """The process, or another where it has died."""
+        if self._is_closed:
+            raise TaggerDied("the tagger is closed, for the worker has ended")
         if self._link.is_gone:
             log.warning("tagger_started_again", extra={"id": self.checkpoint_id, "reason": self._link.how_it_ended})
             try:
@@ -147,6 +150,8 @@ class TaggerProcess:
                 )
             self._link.close()
             self._link = link
+            if self._is_closed:  # meanwhile, and of this process nobody knew
+                link.close()
         return self._link
 
 

@@ -29,9 +29,10 @@ from model.tokenizer import Scheme, Token
 
 NUM_SLOTS = 2
 """Batches at the process at once: one that it works on, and one that waits there for its turn."""
-LONGEST_CHAIN = 5
 SLOT_BYTES = 8 << 20
 """Room for the features of 66 pictures of the small tower, or of 41 of a ResNet."""
+LONGEST_CHAIN = 5
+"""An error and its causes, so many of them at most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

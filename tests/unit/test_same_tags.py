@@ -16,7 +16,8 @@ from tests.benchmarks.kept_tags import KEPT, NUM_POSTS, looked_at, names_of, rea
 from worker.settings import STARTER_CHECKPOINT
 
 MOST_CHANGED = 1
-"""Posts: on another processor sums are rounded otherwise, and one may stand on the edge. On the two tried none did."""
+"""Posts: on another processor sums are rounded otherwise, and one may stand on the edge. With one thread or two none
+does, nor did any in fp32 on an H200 (tests/benchmarks/RESULTS.md)."""
 
 
 @pytest.fixture(scope="module")

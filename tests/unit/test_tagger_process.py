@@ -191,14 +191,21 @@ def test_an_error_amid_an_answer_is_nobody_else_s(tagger: TaggerProcess, monkeyp
         assert [names(waiting()) for waiting in again if waiting] == expected
 
 
-def test_a_process_that_hangs_is_ended_by_hand(tagger: TaggerProcess) -> None:
-    """It hears of nothing, not of the worker's end either."""
-    tagger.tag([TaggingInput(tokens=tagger.tokenize("a post"))])
+def test_a_process_that_hangs_is_ended_by_hand() -> None:
+    """It hears of nothing, not of the worker's end either; and a batch that is under way then starts no other."""
+    tagger = TaggerProcess(SPEC)
+    post = [TaggingInput(tokens=tagger.tokenize("a post"))]
+    assert len(tagger.tag(post)) == 1
     before = tagger.process_id
     os.kill(before, signal.SIGSTOP)
-    close_process(tagger)
+    closing = threading.Timer(0.3, close_process, (tagger,))
+    closing.start()
+    with pytest.raises(TaggerDied, match="closed"):
+        tagger.tag(post)
+    closing.join()
     assert ended(before)
-    assert len(tagger.tag([TaggingInput(tokens=tagger.tokenize("a post"))])) == 1
+    assert tagger.process_id == before
+    assert tagger.begin_tag(post) is None
     close_process("a tagger without a process")
 
 
